@@ -1,0 +1,36 @@
+"""rlzoo: a reinforcement-learning algorithm zoo, papers as true Stable-Baselines3 agents.
+
+Public names are loaded on first use, so that ``import rlzoo`` and ``rlzoo --help`` stay fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "BEAR": "rlzoo.agents.bear",
+    "Transitions": "rlzoo.data",
+    "load_dataset": "rlzoo.data",
+    "make_vec": "rlzoo.envs",
+}
+
+if TYPE_CHECKING:
+    from rlzoo.agents.bear import BEAR as BEAR
+    from rlzoo.data import Transitions as Transitions
+    from rlzoo.data import load_dataset as load_dataset
+    from rlzoo.envs import make_vec as make_vec
+
+__all__ = [*_PUBLIC, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'rlzoo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""One package per paper, and the registry that names them all."""

@@ -1,0 +1,91 @@
+"""Every agent that ``rlzoo train`` knows. Standard library only: listing agents imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from rlzoo.errors import RefusedError, did_you_mean
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """What the rest of rlzoo may know about an agent without importing it.
+
+    Args:
+        name: Name on the command line.
+        class_path: ``"module:Class"`` of the SB3 class.
+        action_spaces: Names of the Gymnasium action spaces that it accepts.
+        needs_data: Trains on a data set instead of interacting with the environment.
+        default_env: Environment taken when none is given.
+        summary: One line for ``rlzoo list``.
+        paper: arXiv number, or where it comes from.
+    """
+
+    name: str
+    class_path: str
+    action_spaces: tuple[str, ...]
+    needs_data: bool
+    default_env: str
+    summary: str
+    paper: str = ""
+
+    def load_class(self) -> type[Any]:
+        """Import the module of the agent and return its class."""
+        module, _, name = self.class_path.partition(":")
+        loaded: type[Any] = getattr(importlib.import_module(module), name)
+        return loaded
+
+
+_BOX = ("Box",)
+_ALL = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
+
+AGENTS: dict[str, AgentSpec] = {
+    spec.name: spec
+    for spec in (
+        AgentSpec(
+            "bear", "rlzoo.agents.bear:BEAR", _BOX, True, "Hopper-v4",
+            "batch RL: twin critics, actor held to the support of the data by MMD", "1906.00949",
+        ),
+        AgentSpec(
+            "sac", "stable_baselines3:SAC", _BOX, False, "Hopper-v4",
+            "SB3's soft actor-critic", "1801.01290",
+        ),
+        AgentSpec(
+            "td3", "stable_baselines3:TD3", _BOX, False, "Hopper-v4",
+            "SB3's twin delayed DDPG", "1802.09477",
+        ),
+        AgentSpec(
+            "ppo", "stable_baselines3:PPO", _ALL, False, "Hopper-v4",
+            "SB3's proximal policy optimisation", "1707.06347",
+        ),
+        AgentSpec(
+            "dqn", "stable_baselines3:DQN", ("Discrete",), False, "CartPole-v1",
+            "SB3's deep Q-network", "1312.5602",
+        ),
+        AgentSpec(
+            "tqc", "sb3_contrib:TQC", _BOX, False, "Hopper-v4",
+            "sb3-contrib's truncated quantile critics", "2005.04269",
+        ),
+        AgentSpec(
+            "crossq", "sb3_contrib:CrossQ", _BOX, False, "Hopper-v4",
+            "sb3-contrib's CrossQ: batch normalisation instead of target networks", "1902.05605",
+        ),
+    )
+}  # fmt: skip
+
+
+def get_agent(name: str) -> AgentSpec:
+    """Return the spec of an agent.
+
+    Raises:
+        RefusedError: If no agent has that name; the message has the nearest ones.
+    """
+    if name not in AGENTS:
+        raise RefusedError(
+            f"Unknown agent {name!r}. {did_you_mean(name, AGENTS)}".strip(),
+            f"Agents: {', '.join(AGENTS)}.",
+            "See them with: rlzoo list",
+        )
+    return AGENTS[name]

@@ -1,0 +1,103 @@
+"""Ranges as annotations: the constructor of an agent is the schema of its configuration.
+
+``gamma: Annotated[float, Range(0, 1)]`` in a constructor is read by :func:`check_arguments` (from
+Python) and by :mod:`rlzoo.config` (from YAML and ``--set``), so no second list has to be kept in
+step. Standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args, get_origin, get_type_hints
+
+from rlzoo.errors import RefusedError
+
+
+@dataclass(frozen=True)
+class Range:
+    """An interval for a number, closed unless said otherwise.
+
+    Args:
+        low: Smallest allowed value.
+        high: Largest allowed value.
+        low_open: The smallest value itself is not allowed.
+        high_open: The largest value itself is not allowed.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        if math.isnan(value):
+            return False
+        above = value > self.low if self.low_open else value >= self.low
+        below = value < self.high if self.high_open else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        left = "(" if self.low_open or math.isinf(self.low) else "["
+        right = ")" if self.high_open or math.isinf(self.high) else "]"
+        return f"{left}{self.low:g}, {self.high:g}{right}"
+
+
+POSITIVE = Range(0, low_open=True)
+NON_NEGATIVE = Range(0)
+UNIT = Range(0, 1)
+AT_LEAST_ONE = Range(1)
+
+
+def ranges_of(function: Any) -> dict[str, Range]:
+    """Return the :class:`Range` of every parameter of ``function`` that is annotated with one.
+
+    The annotation may be nested: ``Annotated[float, Range(...)] | None`` counts as well.
+    """
+    found: dict[str, Range] = {}
+    for name, hint in get_type_hints(function, include_extras=True).items():
+        range_ = _find_range(hint)
+        if range_ is not None:
+            found[name] = range_
+    return found
+
+
+def _find_range(hint: Any) -> Range | None:
+    for part in getattr(hint, "__metadata__", ()):
+        if isinstance(part, Range):
+            return part
+    if get_origin(hint) is not None:
+        for part in get_args(hint):
+            range_ = _find_range(part)
+            if range_ is not None:
+                return range_
+    return None
+
+
+def check_range(name: str, value: Any, range_: Range, owner: str = "") -> None:
+    """Refuse a number outside of its range.
+
+    Strings, ``None``, callables (schedules) and containers are left to the type check.
+
+    Raises:
+        RefusedError: With the value, the range and the owner in the message.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    if value not in range_:
+        raise RefusedError(
+            f"{owner + ': ' if owner else ''}{name}={value} is out of range.",
+            f"Allowed: {range_}.",
+        )
+
+
+def check_arguments(function: Any, values: Mapping[str, Any], owner: str = "") -> None:
+    """Check ``values`` (by parameter name) against the ranges in the annotations of ``function``.
+
+    Raises:
+        RefusedError: For the first value that is out of range.
+    """
+    for name, range_ in ranges_of(function).items():
+        if name in values:
+            check_range(name, values[name], range_, owner)
