@@ -1,0 +1,1 @@
+"""Run folders: train, evaluate, record results."""
