@@ -7,10 +7,11 @@ step. Standard library only.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
 from rlzoo.errors import RefusedError
 
@@ -56,7 +57,8 @@ def ranges_of(function: Any) -> dict[str, Range]:
     The annotation may be nested: ``Annotated[float, Range(...)] | None`` counts as well.
     """
     found: dict[str, Range] = {}
-    for name, hint in get_type_hints(function, include_extras=True).items():
+    # Not typing.get_type_hints: it also resolves forward references inside SB3's own aliases.
+    for name, hint in inspect.get_annotations(function, eval_str=True).items():
         range_ = _find_range(hint)
         if range_ is not None:
             found[name] = range_

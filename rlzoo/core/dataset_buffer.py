@@ -1,0 +1,173 @@
+"""A whole data set as tensors on the device, sampled on the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+from rlzoo.errors import RefusedError
+
+
+class TransitionsLike(Protocol):
+    """What an offline agent needs of a data set (``rlzoo.data.Transitions`` has it)."""
+
+    @property
+    def observations(self) -> NDArray[Any]:
+        """``[n, *observation_shape]``."""
+
+    @property
+    def actions(self) -> NDArray[Any]:
+        """``[n, *action_shape]``, in the units of the environment."""
+
+    @property
+    def rewards(self) -> NDArray[np.float32]:
+        """``[n]``."""
+
+    @property
+    def terminations(self) -> NDArray[np.bool_]:
+        """``[n]``."""
+
+    @property
+    def next_observations(self) -> NDArray[Any]:
+        """``[n, *observation_shape]``."""
+
+    @property
+    def observation_space(self) -> spaces.Space[Any]:
+        """Space of one observation."""
+
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """Space of one action."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the arrays."""
+
+    @property
+    def dataset_id(self) -> str:
+        """Name of the data set."""
+
+
+class _Arrays(NamedTuple):
+    observations: th.Tensor
+    actions: th.Tensor
+    rewards: th.Tensor
+    dones: th.Tensor
+    next_observations: th.Tensor
+
+
+def scale_actions(actions: NDArray[Any], space: spaces.Box) -> NDArray[np.float32]:
+    """Map actions from the bounds of ``space`` to [-1, 1], as SB3's off-policy agents store them.
+
+    Values are clipped to +-(1 - 1e-6) so that ``atanh`` of an action at its bound stays finite.
+    """
+    low, high = space.low, space.high
+    scaled = 2.0 * ((actions - low) / (high - low)) - 1.0
+    return np.clip(scaled, -(1 - 1e-6), 1 - 1e-6).astype(np.float32)
+
+
+class DatasetBuffer(ReplayBuffer):
+    """Read-only replay buffer whose storage and sampling live on ``device``.
+
+    ``sample`` draws uniformly with replacement from torch's generator of the device: no host copy
+    and no synchronisation. ``dones`` are true terminations; a time limit is not one.
+
+    Args:
+        data: The transitions; actions in the units of the environment.
+        device: Where the tensors live.
+    """
+
+    def __init__(self, data: TransitionsLike, device: th.device | str = "cpu") -> None:
+        # ReplayBuffer.__init__ would allocate NumPy arrays for the same data a second time.
+        super(ReplayBuffer, self).__init__(
+            len(data.rewards), data.observation_space, data.action_space, device, n_envs=1
+        )
+        if not isinstance(data.action_space, spaces.Box):
+            raise RefusedError(
+                f"Action space {data.action_space} in data set {data.dataset_id!r}.",
+                "Offline agents take continuous (Box) actions.",
+            )
+        self.optimize_memory_usage, self.handle_timeout_termination = False, True
+        self.pos, self.full = 0, True
+        rows = len(data.rewards)
+        self._arrays = _Arrays(
+            observations=self._tensor(data.observations.reshape(rows, -1)),
+            actions=self._tensor(scale_actions(data.actions, data.action_space).reshape(rows, -1)),
+            rewards=self._tensor(data.rewards.reshape(rows, 1)),
+            dones=self._tensor(data.terminations.reshape(rows, 1)),
+            next_observations=self._tensor(data.next_observations.reshape(rows, -1)),
+        )
+
+    def _tensor(self, array: NDArray[Any]) -> th.Tensor:
+        return th.as_tensor(array).to(self.device, dtype=th.float32)
+
+    @property
+    def tensors(self) -> dict[str, th.Tensor]:
+        """The whole data set by name; actions scaled to [-1, 1]."""
+        return self._arrays._asdict()
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        """Return ``batch_size`` transitions drawn uniformly with replacement.
+
+        Returns:
+            Tensors ``[batch_size, ...]``; actions scaled to [-1, 1], ``dones`` float.
+        """
+        rows = th.randint(self.buffer_size, (batch_size,), device=self.device)
+        return self._rows(rows)
+
+    def _get_samples(
+        self, batch_inds: NDArray[np.int64], env: VecNormalize | None = None
+    ) -> ReplayBufferSamples:
+        return self._rows(th.as_tensor(batch_inds, device=self.device))
+
+    def _rows(self, rows: th.Tensor) -> ReplayBufferSamples:
+        arrays = self._arrays
+        return ReplayBufferSamples(
+            observations=arrays.observations.index_select(0, rows),
+            actions=arrays.actions.index_select(0, rows),
+            next_observations=arrays.next_observations.index_select(0, rows),
+            dones=arrays.dones.index_select(0, rows),
+            rewards=arrays.rewards.index_select(0, rows),
+        )
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: the data set is fixed."""
+        raise RefusedError(
+            "A transition was added to the data set of an offline agent.",
+            "The data set is read-only.",
+            "Build a new data set with rlzoo.data and pass it to set_dataset().",
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the tensors as ``.npz`` (no pickle)."""
+        arrays = {name: tensor.cpu().numpy() for name, tensor in self.tensors.items()}
+        with Path(path).open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def restore(
+        cls,
+        path: str | Path,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: th.device | str,
+    ) -> DatasetBuffer:
+        """Read what :meth:`save` wrote; nothing is unpickled."""
+        buffer = cls.__new__(cls)
+        with np.load(Path(path), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in _Arrays._fields}
+        super(ReplayBuffer, buffer).__init__(
+            len(arrays["rewards"]), observation_space, action_space, device, n_envs=1
+        )
+        buffer.optimize_memory_usage, buffer.handle_timeout_termination = False, True
+        buffer.pos, buffer.full = 0, True
+        buffer._arrays = _Arrays(**{name: buffer._tensor(array) for name, array in arrays.items()})
+        return buffer

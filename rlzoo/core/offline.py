@@ -1,0 +1,299 @@
+"""The base class of agents that learn from a fixed data set, shaped like any SB3 agent.
+
+What differs from an online agent:
+
+* ``total_timesteps`` of :meth:`OfflineAlgorithm.learn` and ``num_timesteps`` count **gradient
+  steps**, so callbacks, schedules, the progress bar and TensorBoard's x-axis work unchanged;
+* an environment is optional: a :class:`SpacesOnlyVecEnv` stands in when data are given without one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any, Self, cast
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from rlzoo.core.arguments import check_arguments
+from rlzoo.core.dataset_buffer import DatasetBuffer, TransitionsLike
+from rlzoo.core.device import resolve_device
+from rlzoo.core.finite import check_finite
+from rlzoo.core.safe_zip import SafeSaveMixin
+from rlzoo.core.seeding import check_seed
+from rlzoo.errors import RefusedError
+
+# core may not import data: names and files are turned into data sets by this function, found by
+# its path when it is first needed.
+DATASET_LOADER = "rlzoo.data.load:load_dataset"
+
+FINITE_CHECK_EVERY = 100
+
+
+class SpacesOnlyVecEnv(VecEnv):
+    """A ``VecEnv`` that has spaces and can be reset to zeros, but refuses to step.
+
+    SB3's training loop and its callbacks demand an environment, which batch data do not have.
+    """
+
+    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]):
+        super().__init__(1, observation_space, action_space)
+
+    def reset(self) -> VecEnvObs:
+        """Return zeros in the shape of the observation space."""
+        space = self.observation_space
+        return np.zeros((1, *(space.shape or ())), dtype=space.dtype)
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Refuse: there is nothing to step."""
+        raise RefusedError(
+            "This agent has data but no environment, so it cannot be stepped.",
+            "Give it one: model.set_env(env).",
+        )
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Refuse: there is nothing to step."""
+        self.step_async(np.zeros(0))
+        raise RuntimeError
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """Return ``None`` for ``render_mode``, which ``VecEnv`` asks for."""
+        if attr_name == "render_mode":
+            return [None]
+        raise AttributeError(f"{type(self).__name__} has no attribute {attr_name!r}")
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Set an attribute on this object."""
+        setattr(self, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kw: Any) -> list[Any]:
+        """Refuse: there is no environment to call."""
+        raise AttributeError(f"{type(self).__name__} has no method {method_name!r}")
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Any = None) -> list[bool]:  # fmt: skip
+        """Return ``[False]``."""
+        return [False]
+
+
+def _load(dataset: Any) -> TransitionsLike:
+    module, _, function = DATASET_LOADER.partition(":")
+    return cast(TransitionsLike, getattr(importlib.import_module(module), function)(dataset))
+
+
+class OfflineAlgorithm(SafeSaveMixin, OffPolicyAlgorithm):
+    """Plumbing of batch-RL agents; the update itself is in the ``train`` of the agent.
+
+    A subclass implements ``train(gradient_steps, batch_size)`` and adds what it wants logged to
+    ``self._sums`` (a device tensor, see :meth:`_log_training`).
+
+    Args:
+        policy: Policy class or alias.
+        env: Environment, id of one, or None when ``dataset`` is given.
+        dataset: Data set: a ``Transitions``, an SB3 replay buffer, a Minari id, or the path of a
+            Minari folder or D4RL HDF5 file. It is not saved with the agent; its name and
+            fingerprint are.
+        learning_rate: Learning rate, or a function of the remaining progress (1 to 0).
+        arguments: Every constructor argument by name, checked against the annotated ranges.
+        kwargs: Passed on to SB3's ``OffPolicyAlgorithm``.
+    """
+
+    dataset_id: str | None
+    dataset_fingerprint: str | None
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        dataset: Any,
+        learning_rate: float | Schedule,
+        arguments: dict[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        check_arguments(type(self).__init__, arguments, owner=type(self).__name__)
+        if kwargs.get("seed") is not None:
+            kwargs["seed"] = check_seed(kwargs["seed"])
+        kwargs["device"] = resolve_device(kwargs.get("device", "auto"))
+        data = None if dataset is None else _load(dataset)
+        if data is not None and env is None:
+            env = SpacesOnlyVecEnv(data.observation_space, data.action_space)
+        self.dataset_id = self.dataset_fingerprint = None
+        self._pending_data = data
+        super().__init__(
+            policy, cast(Any, env), learning_rate, support_multi_env=True, sde_support=False,
+            supported_action_spaces=(spaces.Box,), **kwargs,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ set-up
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.policy = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+        ).to(self.device)
+        self._convert_train_freq()
+        data, self._pending_data = getattr(self, "_pending_data", None), None
+        if data is not None:
+            self.set_dataset(data)
+
+    def set_dataset(self, dataset: Any) -> None:
+        """Put a data set on the device; training continues on it.
+
+        Args:
+            dataset: As in the constructor.
+
+        Raises:
+            RefusedError: If its spaces are not those of the agent, or it cannot be read.
+        """
+        data = _load(dataset)
+        self._check_spaces(data)
+        if self.env is None:
+            self.set_env(SpacesOnlyVecEnv(data.observation_space, data.action_space))
+        self.replay_buffer = DatasetBuffer(data, self.device)
+        self.dataset_id, self.dataset_fingerprint = data.dataset_id, data.fingerprint
+        self._on_new_data()
+
+    def _on_new_data(self) -> None:
+        """Forget what was derived from the previous data set (a captured update)."""
+
+    def _check_spaces(self, data: TransitionsLike) -> None:
+        for name, mine, theirs in (
+            ("observation", self.observation_space, data.observation_space),
+            ("action", self.action_space, data.action_space),
+        ):
+            same = mine.shape == theirs.shape and type(mine) is type(theirs)
+            if same and name == "action" and isinstance(mine, spaces.Box):
+                other = cast(spaces.Box, theirs)
+                same = np.allclose(mine.low, other.low) and np.allclose(mine.high, other.high)
+            if not same:
+                raise RefusedError(
+                    f"Data set {data.dataset_id!r} has {name} space {theirs}.",
+                    f"This {type(self).__name__} was made for {mine}.",
+                    "Take data of the same environment and version (v4 and v5 may differ).",
+                )
+
+    # ---------------------------------------------------------------- training
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1000,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Take ``total_timesteps`` gradient steps on the data set.
+
+        Args:
+            total_timesteps: Number of gradient steps.
+            callback: As in SB3; ``on_step`` is called after every gradient step, and a "rollout"
+                is ``log_interval`` steps.
+            log_interval: Gradient steps between two log lines; None logs nothing by itself.
+            tb_log_name: Name of the run in TensorBoard; the name of the class by default.
+            reset_num_timesteps: Start counting at 0; False continues counters and log folder.
+            progress_bar: Show SB3's progress bar.
+
+        Returns:
+            The agent itself.
+
+        Raises:
+            RefusedError: If there is no data set, or ``total_timesteps`` is negative.
+            NonFiniteError: If a loss is not finite; the weights are left as they are.
+        """
+        if total_timesteps < 0:
+            raise RefusedError(f"total_timesteps={total_timesteps} is out of range.", "Allowed: [0, inf).")
+        self._require_data()
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps,
+            tb_log_name or type(self).__name__, progress_bar,
+        )  # fmt: skip
+        callback.on_training_start(locals(), globals())
+        keep_on = True
+        while keep_on and self.num_timesteps < total_timesteps:
+            steps = min(log_interval or 1000, total_timesteps - self.num_timesteps)
+            callback.on_rollout_start()
+            keep_on = self._take_steps(steps, total_timesteps, callback)
+            callback.on_rollout_end()
+            if keep_on and log_interval is not None:
+                self.dump_logs()
+        callback.on_training_end()
+        return self
+
+    def _take_steps(self, steps: int, total_timesteps: int, callback: BaseCallback) -> bool:
+        # The names that SB3's own callbacks look up in the locals of the training loop.
+        new_obs, infos = self._last_obs, [{} for _ in range(self.n_envs)]
+        rewards, dones = np.zeros(self.n_envs, np.float32), np.zeros(self.n_envs, np.bool_)
+        for _ in range(steps):
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            self.train(gradient_steps=1, batch_size=self.batch_size)
+            self.num_timesteps += 1
+            if self.num_timesteps % FINITE_CHECK_EVERY == 0:
+                self.check_finite()
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+        self.check_finite()
+        return True
+
+    def _require_data(self) -> None:
+        if not isinstance(self.replay_buffer, DatasetBuffer):
+            raise RefusedError(
+                f"{type(self).__name__} has no data set to learn from.",
+                "It learns from a fixed data set, not from interaction.",
+                "Pass dataset=… to the constructor, or call set_dataset(…) after load().",
+            )
+
+    def check_finite(self) -> None:
+        """Raise ``NonFiniteError`` if a sum of losses is not finite. One host synchronisation."""
+        check_finite(self._finite_candidates(), self.num_timesteps)
+
+    def _finite_candidates(self) -> dict[str, th.Tensor]:
+        return {}
+
+    def dump_logs(self) -> None:
+        """Write one log line: SB3's time and progress tags and what the agent recorded."""
+        self._log_training()
+        super().dump_logs()
+
+    def _log_training(self) -> None:
+        """Record the agent's training metrics (the only place where they leave the device)."""
+
+    # --------------------------------------------------------------- SB3 hooks
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Set the environment; another number of copies than before is fine, none is stepped."""
+        self.n_envs = getattr(env, "num_envs", 1)
+        super().set_env(env, force_reset)
+
+    def save_replay_buffer(self, path: Any) -> None:
+        """Write the data set as ``.npz`` (SB3 would pickle it)."""
+        self._require_data()
+        cast(DatasetBuffer, self.replay_buffer).save(path)
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """Read what :meth:`save_replay_buffer` wrote; nothing is unpickled."""
+        self.replay_buffer = DatasetBuffer.restore(
+            Path(path), self.observation_space, self.action_space, self.device
+        )
+        self._on_new_data()
+        if self.env is None:
+            self.set_env(SpacesOnlyVecEnv(self.observation_space, self.action_space))
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_pending_data"]
+
+
