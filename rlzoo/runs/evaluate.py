@@ -1,0 +1,82 @@
+"""Evaluation: undiscounted return of a policy over whole episodes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.type_aliases import PolicyPredictor
+from stable_baselines3.common.vec_env import VecEnv
+
+from rlzoo.core.seeding import stream
+from rlzoo.data.scores import normalized_score
+from rlzoo.envs import make_vec
+
+MAX_EVAL_ENVS = 10
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Args:
+        return_mean: Mean undiscounted return.
+        return_std: Standard deviation over episodes (population).
+        episodes: Number of episodes.
+        length_mean: Mean length in steps.
+        normalized: 100 (R - random) / (expert - random) with D4RL's reference returns; None where
+            there are none for the environment.
+    """
+
+    return_mean: float
+    return_std: float
+    episodes: int
+    length_mean: float
+    normalized: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return asdict(self)
+
+
+def make_eval_env(env_id: str, episodes: int, **env_kwargs: Any) -> VecEnv:
+    """Make the environments of an evaluation: as many as episodes, at most ten."""
+    return make_vec(env_id, n_envs=min(episodes, MAX_EVAL_ENVS), **env_kwargs)
+
+
+def evaluate(
+    model: PolicyPredictor,
+    env: VecEnv,
+    env_id: str,
+    episodes: int,
+    seed: int,
+    name: str | int = "eval",
+    deterministic: bool = True,
+) -> Evaluation:
+    """Run whole episodes.
+
+    Args:
+        model: Anything with SB3's ``predict``.
+        env: From :func:`make_eval_env`.
+        env_id: Id of the environment, for the normalised score.
+        episodes: Number of episodes.
+        seed: Seed of the run.
+        name: Name of the evaluation; with the seed it fixes the initial states, apart from every
+            training stream.
+        deterministic: Passed to ``predict``.
+    """
+    # VecEnv.seed adds the index of the environment; named streams do not overlap.
+    env._seeds = [stream(seed, "eval", name, index) for index in range(env.num_envs)]
+    returns, lengths = evaluate_policy(
+        model, env, n_eval_episodes=episodes, deterministic=deterministic, return_episode_rewards=True
+    )
+    mean = float(np.mean(returns))
+    return Evaluation(
+        return_mean=mean,
+        return_std=float(np.std(returns)),
+        episodes=len(returns),
+        length_mean=float(np.mean(lengths)),
+        normalized=normalized_score(env_id, mean),
+    )
