@@ -1,0 +1,50 @@
+# VENV chooses the environment: make test VENV=/somewhere/else
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.rlzoo-installed
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-learning test-gpu check format bench clean
+
+help:  ## Show this help.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## Create the environment in VENV and install rlzoo with its development tools.
+
+# torch first: with it in place no other package can pull another build of it in.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install  ## Collect Hopper data, train BEAR on it, evaluate: about ten minutes on two cores.
+	$(BIN)/rlzoo demo
+
+test: install  ## Run the tests that CI runs.
+	$(PYTEST) -m "not learning and not gpu" -n 2 --dist worksteal
+
+test-learning: install  ## Run the learning checks that take minutes to an hour.
+	$(PYTEST) -m learning -s
+
+test-gpu: install  ## Run the tests that need CUDA (skipped, with the reason, where there is none).
+	$(PYTEST) -m gpu
+
+check: install  ## Lint, formatting, types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## Format the code.
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: install  ## Time BEAR's update against d3rlpy's and against the floor, and the collector.
+	$(BIN)/python benchmarks/speed/bear.py --d3rlpy-venv .venvs/d3rlpy
+	$(BIN)/python benchmarks/speed/collect.py
+
+clean:  ## Remove caches and build outputs (not runs/ and not the environments).
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
