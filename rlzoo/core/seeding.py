@@ -1,7 +1,7 @@
 """One seed gives named streams, and generator states can be written down without pickle.
 
-``stream(seed, "env", 3)`` is the first 32 bits of the SHA-256 of ``"seed/env/3"``: the same on every
-machine, independent between names, and never the seed itself. Evaluation and training streams
+``stream(seed, "env", 3)`` is the first 32 bits of the SHA-256 of ``"seed/env/3"``: the same on
+every machine, independent between names, and never the seed itself. Evaluation and training streams
 therefore cannot overlap by accident.
 """
 
@@ -53,11 +53,13 @@ def seed_everything(seed: int) -> None:
 
 def get_states() -> dict[str, Any]:
     """Return the states of the global generators as JSON-able values (ints, strings, lists)."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    # The legacy layout, a tuple, is asked for by name; the type stubs know only the general case.
+    numpy_state: Any = np.random.get_state(legacy=True)  # noqa: NPY002
+    kind, keys, position, has_gauss, gauss = numpy_state
     version, internal, gauss_next = random.getstate()
     states: dict[str, Any] = {
         "python": [version, list(internal), gauss_next],
-        "numpy": [kind, keys.tobytes().hex(), int(position), int(has_gauss), float(gauss)],  # type: ignore[union-attr]
+        "numpy": [kind, keys.tobytes().hex(), int(position), int(has_gauss), float(gauss)],
         "torch": bytes(torch.get_rng_state().tolist()).hex(),
     }
     if torch.cuda.is_available():
