@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
-from rlzoo.errors import RefusedError
+from rlzoo.errors import RefusedError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,31 @@ def ranges_of(function: Any) -> dict[str, Range]:
     return found
 
 
+def choices_of(function: Any) -> dict[str, list[str]]:
+    """Return the strings that every parameter with a ``Literal`` in its annotation may take.
+
+    A parameter that may also be any ``str`` is left out.
+    """
+    found: dict[str, list[str]] = {}
+    for name, hint in inspect.get_annotations(function, eval_str=True).items():
+        leaves = list(_leaves(hint))
+        choices = [leaf for leaf in leaves if isinstance(leaf, str)]
+        if choices and str not in leaves:
+            found[name] = choices
+    return found
+
+
+def _leaves(hint: Any) -> Iterator[Any]:
+    """Yield the plain types of a nested hint, and the values of its literals."""
+    if get_origin(hint) is Literal:
+        yield from get_args(hint)
+    elif get_origin(hint) in (Union, UnionType):
+        for part in get_args(hint):
+            yield from _leaves(part)
+    else:
+        yield hint
+
+
 def _find_range(hint: Any) -> Range | None:
     for part in getattr(hint, "__metadata__", ()):
         if isinstance(part, Range):
@@ -94,12 +120,29 @@ def check_range(name: str, value: Any, range_: Range, owner: str = "") -> None:
         )
 
 
-def check_arguments(function: Any, values: Mapping[str, Any], owner: str = "") -> None:
-    """Check ``values`` (by parameter name) against the ranges in the annotations of ``function``.
+def check_choice(name: str, value: Any, choices: list[str], owner: str = "") -> None:
+    """Refuse a string that is none of the choices; other types are left to the type check.
 
     Raises:
-        RefusedError: For the first value that is out of range.
+        RefusedError: With the value, the choices and the owner in the message.
+    """
+    if isinstance(value, str) and value not in choices:
+        raise RefusedError(
+            f"{owner + ': ' if owner else ''}{name}={value!r} is not known.",
+            f"Allowed: {', '.join(repr(choice) for choice in choices)}.",
+            did_you_mean(value, choices),
+        )
+
+
+def check_arguments(function: Any, values: Mapping[str, Any], owner: str = "") -> None:
+    """Check ``values`` (by parameter name) against the annotations of ``function``.
+
+    Raises:
+        RefusedError: For the first number out of its range or string not among its literals.
     """
     for name, range_ in ranges_of(function).items():
         if name in values:
             check_range(name, values[name], range_, owner)
+    for name, choices in choices_of(function).items():
+        if name in values:
+            check_choice(name, values[name], choices, owner)

@@ -6,7 +6,7 @@ launches them all at once. On a CPU the compiler fuses what lies between the mat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch as th
@@ -47,7 +47,7 @@ class Captured:
     def _eager(self) -> th.Tensor:
         # Side stream, as torch asks for before a capture.
         if self._stream is None:
-            self._stream = th.cuda.Stream()
+            self._stream = th.cuda.Stream()  # type: ignore[no-untyped-call]
         self._stream.wait_stream(th.cuda.current_stream())
         with th.cuda.stream(self._stream):
             output = self._update()
@@ -63,3 +63,27 @@ class Captured:
 def wants_cuda_graph(capture: bool | str, device: th.device) -> bool:
     """Whether ``capture`` (True, False or ``"auto"``) means a CUDA graph on this device."""
     return device.type == "cuda" and capture in (True, "auto")
+
+
+def make_adam(parameters: Iterable[th.Tensor], rate: float, graph: bool) -> th.optim.Adam:
+    """Return a fused Adam; with ``graph`` its rate lives on the device, where a graph reads it."""
+    values = list(parameters)
+    lr = th.tensor(rate, device=values[0].device) if graph else rate
+    return th.optim.Adam(values, lr=lr, fused=True, capturable=graph)
+
+
+def set_rate(optimizer: th.optim.Optimizer, rate: float) -> None:
+    """Change the learning rate, also where a graph has captured it."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], th.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def adopt_loaded(optimizer: th.optim.Optimizer, graph: bool) -> None:
+    """Undo what ``load_state_dict`` brings along from the device that saved the state."""
+    for group in optimizer.param_groups:
+        rate, device = float(group["lr"]), group["params"][0].device
+        group["lr"] = th.tensor(rate, device=device) if graph else rate
+        group["capturable"] = graph

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
 
 import torch as th
 from torch import nn
@@ -65,14 +67,17 @@ class StackedMLP(nn.Module):
         super().__init__()
         self.n_stack = n_stack
         widths = [n_inputs, *hidden, 1]
-        self.layers = nn.ModuleList(
-            StackedLinear(n_stack, a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(StackedLinear(n_stack, a, b) for a, b in pairwise(widths))
+
+    @property
+    def stacked(self) -> list[StackedLinear]:
+        """The layers, first to last."""
+        return cast(list[StackedLinear], list(self.layers))
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
         """Map ``[B, n_inputs]`` to ``[K, B]``."""
         x = inputs.unsqueeze(0).expand(self.n_stack, -1, -1)
-        *hidden, last = self.layers
+        *hidden, last = self.stacked
         for layer in hidden:
             x = th.relu(layer(x))
         output: th.Tensor = last(x)
@@ -81,7 +86,7 @@ class StackedMLP(nn.Module):
     def forward_bfloat16(self, inputs: th.Tensor) -> th.Tensor:
         """As ``forward`` with bf16 hidden layers (see :func:`mlp_bfloat16`). No gradient."""
         x = inputs.bfloat16().unsqueeze(0).expand(self.n_stack, -1, -1)
-        *hidden, last = self.layers
+        *hidden, last = self.stacked
         for layer in hidden:
             x = th.baddbmm(layer.bias.bfloat16(), x, layer.weight.bfloat16()).relu_()
         output: th.Tensor = last(x.float())

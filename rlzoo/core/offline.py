@@ -83,7 +83,9 @@ class SpacesOnlyVecEnv(VecEnv):
         """Refuse: there is no environment to call."""
         raise AttributeError(f"{type(self).__name__} has no method {method_name!r}")
 
-    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Any = None) -> list[bool]:  # fmt: skip
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Any = None
+    ) -> list[bool]:
         """Return ``[False]``."""
         return [False]
 
@@ -131,23 +133,36 @@ class OfflineAlgorithm(SafeSaveMixin, OffPolicyAlgorithm):
             env = SpacesOnlyVecEnv(data.observation_space, data.action_space)
         self.dataset_id = self.dataset_fingerprint = None
         self._pending_data = data
-        super().__init__(
-            policy, cast(Any, env), learning_rate, support_multi_env=True, sde_support=False,
-            supported_action_spaces=(spaces.Box,), **kwargs,
-        )  # fmt: skip
+        try:
+            super().__init__(
+                policy, cast(Any, env), learning_rate, support_multi_env=True, sde_support=False,
+                supported_action_spaces=(spaces.Box,), **kwargs,
+            )  # fmt: skip
+        except AssertionError as error:  # SB3's checks of the action space
+            raise RefusedError(f"{type(self).__name__}: {error}.") from error
 
     # ------------------------------------------------------------------ set-up
 
     def _setup_model(self) -> None:
+        if not hasattr(self, "observation_space"):
+            raise RefusedError(
+                f"{type(self).__name__} was given neither an environment nor a data set.",
+                "It takes its observation and action space from one of them.",
+                "Pass dataset=… (enough for training), or env=…",
+            )
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.policy = self.policy_class(
-            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+            self.observation_space, self.action_space, self.lr_schedule, **self._policy_arguments()
         ).to(self.device)
         self._convert_train_freq()
         data, self._pending_data = getattr(self, "_pending_data", None), None
         if data is not None:
-            self.set_dataset(data)
+            self._install(data)
+
+    def _policy_arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of the policy."""
+        return self.policy_kwargs
 
     def set_dataset(self, dataset: Any) -> None:
         """Put a data set on the device; training continues on it.
@@ -158,7 +173,9 @@ class OfflineAlgorithm(SafeSaveMixin, OffPolicyAlgorithm):
         Raises:
             RefusedError: If its spaces are not those of the agent, or it cannot be read.
         """
-        data = _load(dataset)
+        self._install(_load(dataset))
+
+    def _install(self, data: TransitionsLike) -> None:
         self._check_spaces(data)
         if self.env is None:
             self.set_env(SpacesOnlyVecEnv(data.observation_space, data.action_space))
@@ -215,7 +232,9 @@ class OfflineAlgorithm(SafeSaveMixin, OffPolicyAlgorithm):
             NonFiniteError: If a loss is not finite; the weights are left as they are.
         """
         if total_timesteps < 0:
-            raise RefusedError(f"total_timesteps={total_timesteps} is out of range.", "Allowed: [0, inf).")
+            raise RefusedError(
+                f"total_timesteps={total_timesteps} is out of range.", "Allowed: [0, inf)."
+            )
         self._require_data()
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps,
@@ -235,7 +254,8 @@ class OfflineAlgorithm(SafeSaveMixin, OffPolicyAlgorithm):
 
     def _take_steps(self, steps: int, total_timesteps: int, callback: BaseCallback) -> bool:
         # The names that SB3's own callbacks look up in the locals of the training loop.
-        new_obs, infos = self._last_obs, [{} for _ in range(self.n_envs)]
+        new_obs = self._last_obs
+        infos: list[dict[str, Any]] = [{} for _ in range(self.n_envs)]
         rewards, dones = np.zeros(self.n_envs, np.float32), np.zeros(self.n_envs, np.bool_)
         for _ in range(steps):
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
@@ -295,5 +315,3 @@ class OfflineAlgorithm(SafeSaveMixin, OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_pending_data"]
-
-

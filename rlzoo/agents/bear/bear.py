@@ -21,7 +21,6 @@ Deviations from the official code are listed in the README of this package.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -30,13 +29,15 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, ReplayBufferSamples, Schedule
 
+from rlzoo.agents.bear.diagnostics import LastUpdate, describe, describe_alpha, to_floats
 from rlzoo.agents.bear.losses import dual_gradient, soft_clipped_target, tanh_log_prob
 from rlzoo.agents.bear.mmd import mmd, mmd_floor
 from rlzoo.agents.bear.policies import BEARActor, BEARPolicy, pair
 from rlzoo.core.arguments import AT_LEAST_ONE, NON_NEGATIVE, POSITIVE, UNIT, Range
-from rlzoo.core.capture import Captured, wants_cuda_graph
+from rlzoo.core.capture import Captured, adopt_loaded, make_adam, set_rate, wants_cuda_graph
 from rlzoo.core.layers import polyak_update
 from rlzoo.core.offline import OfflineAlgorithm
+from rlzoo.errors import RefusedError
 
 # Summed over updates on the device, averaged when they are logged.
 _SUMMED = ("critic_loss", "actor_loss", "vae_loss", "vae_recon", "vae_kl", "mmd_mean")
@@ -125,6 +126,8 @@ class BEAR(OfflineAlgorithm):
     }
 
     policy: BEARPolicy
+    actor: BEARActor
+    log_alpha_bounds: tuple[float, float]
 
     def __init__(
         self,
@@ -178,17 +181,34 @@ class BEAR(OfflineAlgorithm):
         self.threshold = threshold
         self.n_mmd_samples, self.mmd_estimator = n_mmd_samples, mmd_estimator
         self.alpha, self.dual = alpha, dual
-        self.log_alpha_init, self.log_alpha_bounds = log_alpha_init, tuple(log_alpha_bounds)
+        low, high = log_alpha_bounds
+        self.log_alpha_init, self.log_alpha_bounds = log_alpha_init, (low, high)
         self.warmup_steps = warmup_steps
         self.n_target_samples, self.target_mix = n_target_samples, target_mix
         self.n_q_samples, self.sequential_updates = n_q_samples, sequential_updates
         self.use_target_actor, self.actor_noise_clip = use_target_actor, actor_noise_clip
         self.bf16, self.capture = bf16, capture
-        self.policy_kwargs.setdefault("target_actor", use_target_actor)
+        self._check_combinations()
         if _init_setup_model:
             self._setup_model()
 
+    def _check_combinations(self) -> None:
+        low, high = self.log_alpha_bounds
+        if not low < high:
+            raise RefusedError(
+                f"BEAR: log_alpha_bounds=({low}, {high}) is empty.",
+                "Allowed: the lower bound first, then a larger upper bound.",
+            )
+        if self.n_q_samples > self.n_mmd_samples:
+            raise RefusedError(
+                f"BEAR: n_q_samples={self.n_q_samples} is more than n_mmd_samples.",
+                f"Allowed: 1 to {self.n_mmd_samples}; the Q term averages over the MMD's samples.",
+            )
+
     # ------------------------------------------------------------------ set-up
+
+    def _policy_arguments(self) -> dict[str, Any]:
+        return {**super()._policy_arguments(), "target_actor": self.use_target_actor}
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -202,17 +222,11 @@ class BEAR(OfflineAlgorithm):
         self._make_optimizers()
         self._sums = th.zeros(len(_SUMMED), device=self.device)
         self._n_summed = 0
-        self._last: tuple[th.Tensor, ...] | None = None
+        self._last: LastUpdate | None = None
         self._on_new_data()
 
     def _make_optimizers(self) -> None:
-        graph = wants_cuda_graph(self.capture, self.device)
-
-        def adam(parameters: Iterable[th.Tensor], rate: float) -> th.optim.Adam:
-            # A graph reads the rate from the device, so that a schedule can change it.
-            lr = th.tensor(rate, device=self.device) if graph else rate
-            return th.optim.Adam(parameters, lr=lr, fused=True, capturable=graph)
-
+        adam = partial(make_adam, graph=wants_cuda_graph(self.capture, self.device))
         self._rates = {
             "critic": self.lr_schedule(1),
             "actor": self.actor_learning_rate,
@@ -223,25 +237,34 @@ class BEAR(OfflineAlgorithm):
         self.actor_optimizer = adam(self.actor.parameters(), self._rates["actor"])
         self.behavior_optimizer = adam(self.behavior.parameters(), self._rates["behavior"])
         self.alpha_optimizer = adam([self.log_alpha], self._rates["alpha"])
+        self._current_rate: float | None = None
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | dict[str, Any],
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """Load parameters as in SB3; learning rates stay those of this agent."""
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        for optimizer in self._optimizers().values():
+            adopt_loaded(optimizer, wants_cuda_graph(self.capture, self.device))
+        self._current_rate = None
+        self._on_new_data()  # a graph captured before does not know the tensors of the new states
 
     def _on_new_data(self) -> None:
         self._captured: dict[bool, Captured] = {}
 
     def _set_learning_rates(self) -> None:
         rate = self.lr_schedule(self._current_progress_remaining)
-        scale = rate / self._rates["critic"] if self._rates["critic"] else 1.0
         self.logger.record("train/learning_rate", rate)
-        if scale == self._scale:
+        if rate == self._current_rate:
             return
-        self._scale = scale
+        self._current_rate = rate
+        # A schedule that starts at zero gives no scale: the other rates then stay constant.
+        scale = rate / self._rates["critic"] if self._rates["critic"] else 1.0
         for name, optimizer in self._optimizers().items():
-            for group in optimizer.param_groups:
-                if isinstance(group["lr"], th.Tensor):
-                    group["lr"].fill_(scale * self._rates[name])
-                else:
-                    group["lr"] = scale * self._rates[name]
-
-    _scale = 1.0
+            set_rate(optimizer, rate if name == "critic" else scale * self._rates[name])
 
     def _optimizers(self) -> dict[str, th.optim.Adam]:
         return {
@@ -277,19 +300,23 @@ class BEAR(OfflineAlgorithm):
 
         # 1. Behaviour model.
         vae_loss, vae_recon, vae_kl = self.behavior.loss(batch.observations, batch.actions)
-        self._step(self.behavior_optimizer, self.behavior, vae_loss)
+        self._differentiate(vae_loss, self.behavior)
+        self.behavior_optimizer.step()
 
         # 2. Target, 3. critics, 4. actor: all with the weights before the step ("joint", D4RL
-        # code), or the actor with the critics after theirs ("sequential", 2019 code).
+        # code), or the actor with the critics after theirs ("sequential", 2019 code). The joint
+        # order differentiates both before it steps either: a fused Adam step changes weights that
+        # a pending backward pass needs, and autograd does not notice.
         target = self._target(batch)
         critic_loss, q_values = self._critic_loss(batch, target)
+        self._differentiate(critic_loss, self.critic)
         if self.sequential_updates:
-            self._step(self.critic_optimizer, self.critic, critic_loss)
-            step = self._actor_loss(batch.observations, warm)
-        else:
-            step = self._actor_loss(batch.observations, warm)
-            self._step(self.critic_optimizer, self.critic, critic_loss)
-        self._step(self.actor_optimizer, self.actor, step.loss)
+            self.critic_optimizer.step()
+        step = self._actor_loss(batch.observations, warm)
+        self._differentiate(step.loss, self.actor)
+        if not self.sequential_updates:
+            self.critic_optimizer.step()
+        self.actor_optimizer.step()
 
         # 5. Multiplier.
         distance = step.distance.detach()
@@ -301,22 +328,21 @@ class BEAR(OfflineAlgorithm):
         if self.actor_target is not None:
             polyak_update(self.actor, self.actor_target, self.tau)
 
-        self._last = tuple(
-            t.detach() for t in (q_values, target, distance, step.mean, step.std, step.behavior)
-        ) + (batch.actions,)
+        self._last = LastUpdate(
+            q_values.detach(), target, distance, step.mean.detach(), step.std.detach(),
+            step.behavior, batch.actions,
+        )  # fmt: skip
         return th.stack(
             (critic_loss, step.loss, vae_loss, vae_recon, vae_kl, distance.mean())
         ).detach()
 
     @staticmethod
-    def _step(optimizer: th.optim.Adam, module: th.nn.Module, loss: th.Tensor) -> None:
-        """One Adam step of one module; no other module gets a gradient (page section 2.3)."""
+    def _differentiate(loss: th.Tensor, module: th.nn.Module) -> None:
+        """Set the gradients of one module; no other module gets any (page section 2.3)."""
         parameters = list(module.parameters())
-        for parameter, gradient in zip(
-            parameters, th.autograd.grad(loss, parameters), strict=True
-        ):
+        gradients = th.autograd.grad(loss, parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        optimizer.step()
 
     @th.no_grad()
     def _target(self, batch: ReplayBufferSamples) -> th.Tensor:
@@ -360,7 +386,7 @@ class BEAR(OfflineAlgorithm):
     ) -> th.Tensor:
         """Return the constrained distance per state, ``[B]``."""
         if self.distance == "mmd":
-            return mmd(behavior, u, self.sigma, self.kernel, self.mmd_estimator)  # type: ignore[arg-type]
+            return mmd(behavior, u, self.sigma, self.kernel, self.mmd_estimator)
         log_prob = tanh_log_prob(behavior, mean.unsqueeze(1), std.log().unsqueeze(1))
         return -log_prob.mean(-1)
 
@@ -374,7 +400,7 @@ class BEAR(OfflineAlgorithm):
 
     def _dual_step(self, mean_distance: th.Tensor) -> None:
         violation = mean_distance - self._epsilon()
-        self.log_alpha.grad = dual_gradient(self.log_alpha.detach(), violation, self.dual)  # type: ignore[arg-type]
+        self.log_alpha.grad = dual_gradient(self.log_alpha.detach(), violation, self.dual)
         self.alpha_optimizer.step()
         with th.no_grad():
             self.log_alpha.clamp_(*self.log_alpha_bounds)
@@ -396,42 +422,22 @@ class BEAR(OfflineAlgorithm):
             self._sums.zero_()
             self._n_summed = 0
         if self._last is not None:
-            for name, value in self._diagnostics(*self._last).items():
+            for name, value in self._diagnostics(self._last).items():
                 self.logger.record(f"train/{name}", value)
 
-    @th.no_grad()
-    def _diagnostics(
-        self, q_values: th.Tensor, target: th.Tensor, distance: th.Tensor, mean: th.Tensor,
-        std: th.Tensor, behavior: th.Tensor, actions: th.Tensor,
-    ) -> dict[str, float]:  # fmt: skip
-        low, high = self.log_alpha_bounds
-        values = {
-            "q_mean": q_values.mean(),
-            "q_max": q_values.max(),
-            "target_mean": target.mean(),
-            "mmd_max": distance.max(),
-            "alpha": self.log_alpha.exp(),
-            "log_alpha": self.log_alpha,
-            "log_alpha_at_cap": (self.log_alpha >= high).float(),
-            "log_alpha_at_bottom": (self.log_alpha <= low).float(),
-            "actor_std": std.mean(),
-            "raw_gap": (mean - behavior.mean(1)).abs().mean(),
-            "tanh_gap": (th.tanh(mean) - th.tanh(behavior).mean(1)).abs().mean(),
-            "behavior_raw_max": behavior.abs().max(),
-            "data_action_error": (th.tanh(mean) - actions).abs().mean(),
-        }
+    def _diagnostics(self, last: LastUpdate) -> dict[str, float]:
+        values = describe(last) | describe_alpha(self.log_alpha, self.log_alpha_bounds)
         if self.distance == "mmd" and self.mmd_estimator == "v":
-            floor = mmd_floor(behavior, self.sigma, self.kernel)  # type: ignore[arg-type]
+            floor = mmd_floor(last.behavior, self.sigma, self.kernel)
             values["mmd_floor"] = floor
-            values["mmd_floor_above_threshold"] = (floor > self._epsilon()).float()
-        names, tensors = list(values), th.stack([v.detach().float() for v in values.values()])
-        return dict(zip(names, tensors.tolist(), strict=True))
+            values["mmd_floor_above_threshold"] = floor > self._epsilon()
+        return to_floats(values)
 
     # --------------------------------------------------------------- SB3 hooks
 
     def _excluded_save_params(self) -> list[str]:
         aliases = ["actor", "critic", "critic_target", "actor_target", "behavior"]
-        private = ["_captured", "_sums", "_n_summed", "_last", "_rates", "_scale"]
+        private = ["_captured", "_sums", "_n_summed", "_last", "_rates", "_current_rate"]
         return [*super()._excluded_save_params(), *aliases, *private]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

@@ -41,7 +41,9 @@ class CVAE(nn.Module):
         mean, log_std = self.encoder(th.cat([observations, actions], -1)).chunk(2, -1)
         return mean, log_std.clamp(-4, 15)
 
-    def loss(self, observations: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:  # fmt: skip
+    def loss(
+        self, observations: th.Tensor, actions: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """Return ``(loss, reconstruction error, KL)``, scalars."""
         mean, log_std = self.encode(observations, actions)
         latents = mean + log_std.exp() * th.randn_like(mean)
@@ -87,7 +89,9 @@ class GaussianBehavior(nn.Module):
         mean, log_std, logits = output.split([self.n_actions, self.n_actions, 1], -1)
         return mean, log_std.clamp(-5, 2), logits.squeeze(-1).log_softmax(-1)
 
-    def loss(self, observations: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:  # fmt: skip
+    def loss(
+        self, observations: th.Tensor, actions: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """Return ``(loss, mean squared error of the mean action, 0)``, scalars."""
         mean, log_std, log_weights = self.components(observations)
         x = th.atanh(actions).unsqueeze(1)

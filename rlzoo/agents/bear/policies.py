@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch as th
 from gymnasium import spaces
@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from rlzoo.agents.bear.behavior import make_behavior
+from rlzoo.core.arguments import AT_LEAST_ONE, check_arguments
 from rlzoo.core.layers import StackedMLP, mlp
 
 # The noise of deterministic acting comes from this seed, so that predict() is a function of the
@@ -84,15 +85,17 @@ class BEARPolicy(BasePolicy):
         observation_space: spaces.Space[Any],
         action_space: spaces.Box,
         lr_schedule: Schedule,
-        net_arch: Sequence[int] = (256, 256),
-        vae_arch: Sequence[int] = (750, 750),
-        n_critics: int = 2,
+        net_arch: Sequence[Annotated[int, AT_LEAST_ONE]] = (256, 256),
+        vae_arch: Sequence[Annotated[int, AT_LEAST_ONE]] = (750, 750),
+        n_critics: Annotated[int, AT_LEAST_ONE] = 2,
         behavior: Literal["cvae", "gaussian", "mixture"] = "cvae",
         log_std_bounds: Sequence[float] | None = (-5.0, 2.0),
         target_actor: bool = False,
-        n_eval_samples: int = 100,
+        n_eval_samples: Annotated[int, AT_LEAST_ONE] = 100,
         acting: Literal["argmax", "mean"] = "argmax",
     ) -> None:
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        check_arguments(BEARPolicy.__init__, arguments, owner="BEARPolicy")
         super().__init__(observation_space, action_space, squash_output=True)
         self.net_arch, self.vae_arch = list(net_arch), list(vae_arch)
         self.n_critics, self.behavior_kind = n_critics, behavior
@@ -154,7 +157,7 @@ class BEARPolicy(BasePolicy):
     def first_q(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """Return the first critic on ``[B, m, d]`` actions, ``[B, m]``."""
         x = pair(observations, actions)
-        *hidden, last = self.critic.layers
+        *hidden, last = self.critic.stacked
         for layer in hidden:
             x = th.relu(th.addmm(layer.bias[0], x, layer.weight[0]))
         return th.addmm(last.bias[0], x, last.weight[0]).view(actions.shape[:2])
