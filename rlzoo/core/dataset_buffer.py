@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from rlzoo.core.safe_files import replacing
 from rlzoo.errors import RefusedError
+
+FileLike = str | Path | io.BufferedIOBase
 
 
 class TransitionsLike(Protocol):
@@ -78,12 +84,15 @@ class DatasetBuffer(ReplayBuffer):
     """Read-only replay buffer whose storage and sampling live on ``device``.
 
     ``sample`` draws uniformly with replacement from torch's generator of the device: no host copy
-    and no synchronisation. ``dones`` are true terminations; a time limit is not one.
+    and no synchronisation. ``dones`` are true terminations; a time limit is not one. On the CPU
+    float32 arrays are shared with ``data``, not copied.
 
     Args:
         data: The transitions; actions in the units of the environment.
         device: Where the tensors live.
     """
+
+    _statistics: tuple[NDArray[np.float32], th.Tensor] | None = None
 
     def __init__(self, data: TransitionsLike, device: th.device | str = "cpu") -> None:
         # ReplayBuffer.__init__ would allocate NumPy arrays for the same data a second time.
@@ -107,7 +116,9 @@ class DatasetBuffer(ReplayBuffer):
         )
 
     def _tensor(self, array: NDArray[Any]) -> th.Tensor:
-        return th.as_tensor(array).to(self.device, dtype=th.float32)
+        # torch warns about arrays that it may not write to.
+        writable = np.require(array, requirements="W")
+        return th.as_tensor(writable).to(self.device, dtype=th.float32)
 
     @property
     def tensors(self) -> dict[str, th.Tensor]:
@@ -117,26 +128,54 @@ class DatasetBuffer(ReplayBuffer):
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """Return ``batch_size`` transitions drawn uniformly with replacement.
 
+        Args:
+            batch_size: Number of transitions.
+            env: Normalise observations and rewards with its statistics; they are stored raw.
+
         Returns:
             Tensors ``[batch_size, ...]``; actions scaled to [-1, 1], ``dones`` float.
         """
         rows = th.randint(self.buffer_size, (batch_size,), device=self.device)
-        return self._rows(rows)
+        return self._rows(rows, env)
 
     def _get_samples(
         self, batch_inds: NDArray[np.int64], env: VecNormalize | None = None
     ) -> ReplayBufferSamples:
-        return self._rows(th.as_tensor(batch_inds, device=self.device))
+        return self._rows(th.as_tensor(batch_inds, device=self.device), env)
 
-    def _rows(self, rows: th.Tensor) -> ReplayBufferSamples:
-        arrays = self._arrays
+    def _rows(self, rows: th.Tensor, env: VecNormalize | None) -> ReplayBufferSamples:
+        batch = _Arrays(*(array.index_select(0, rows) for array in self._arrays))
+        if env is not None:
+            batch = self._normalized(batch, env)
         return ReplayBufferSamples(
-            observations=arrays.observations.index_select(0, rows),
-            actions=arrays.actions.index_select(0, rows),
-            next_observations=arrays.next_observations.index_select(0, rows),
-            dones=arrays.dones.index_select(0, rows),
-            rewards=arrays.rewards.index_select(0, rows),
+            observations=batch.observations,
+            actions=batch.actions,
+            next_observations=batch.next_observations,
+            dones=batch.dones,
+            rewards=batch.rewards,
         )
+
+    def _normalized(self, batch: _Arrays, env: VecNormalize) -> _Arrays:
+        statistics = [np.sqrt(env.ret_rms.var + env.epsilon)]
+        if env.norm_obs:
+            moments = cast(RunningMeanStd, env.obs_rms)
+            statistics += [moments.mean, np.sqrt(moments.var + env.epsilon)]
+        host = np.concatenate([np.ravel(s) for s in statistics]).astype(np.float32)
+        if self._statistics is None or not np.array_equal(self._statistics[0], host):
+            # Copied when they change and not per batch: a CUDA graph cannot hold such a copy.
+            self._statistics = host, th.as_tensor(host, device=self.device)
+        reward_std, obs = self._statistics[1][0], self._statistics[1][1:]
+        if env.norm_reward:
+            rewards = (batch.rewards / reward_std).clamp_(-env.clip_reward, env.clip_reward)
+            batch = batch._replace(rewards=rewards)
+        if env.norm_obs:
+            mean, std = obs.chunk(2)
+            now, later = (
+                ((x - mean) / std).clamp_(-env.clip_obs, env.clip_obs)
+                for x in (batch.observations, batch.next_observations)
+            )
+            batch = batch._replace(observations=now, next_observations=later)
+        return batch
 
     def add(self, *args: Any, **kwargs: Any) -> None:
         """Refuse: the data set is fixed."""
@@ -146,23 +185,26 @@ class DatasetBuffer(ReplayBuffer):
             "Build a new data set with rlzoo.data and pass it to set_dataset().",
         )
 
-    def save(self, path: str | Path) -> None:
-        """Write the tensors as ``.npz`` (no pickle)."""
+    def save(self, path: FileLike) -> None:
+        """Write the tensors as ``.npz`` (no pickle) to a path or an open binary file."""
         arrays = {name: tensor.cpu().numpy() for name, tensor in self.tensors.items()}
-        with Path(path).open("wb") as file:
+        if not isinstance(path, str | os.PathLike):
+            np.savez(path, **arrays)  # type: ignore[arg-type]
+            return
+        with replacing(path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def restore(
         cls,
-        path: str | Path,
+        path: FileLike,
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         device: th.device | str,
     ) -> DatasetBuffer:
         """Read what :meth:`save` wrote; nothing is unpickled."""
         buffer = cls.__new__(cls)
-        with np.load(Path(path), allow_pickle=False) as file:
+        with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in _Arrays._fields}
         super(ReplayBuffer, buffer).__init__(
             len(arrays["rewards"]), observation_space, action_space, device, n_envs=1

@@ -10,7 +10,6 @@ What differs from an online agent:
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import Any, Self, cast
 
 import gymnasium as gym
@@ -22,15 +21,17 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from rlzoo.core.arguments import check_arguments
-from rlzoo.core.dataset_buffer import DatasetBuffer, TransitionsLike
+from rlzoo.core.dataset_buffer import DatasetBuffer, FileLike, TransitionsLike
 from rlzoo.core.device import resolve_device
 from rlzoo.core.finite import check_finite
 from rlzoo.core.safe_zip import SafeSaveMixin
 from rlzoo.core.seeding import check_seed
+from rlzoo.core.spaces import same_values
 from rlzoo.errors import RefusedError
 
 # core may not import data: names and files are turned into data sets by this function, found by
@@ -236,6 +237,8 @@ class OfflineAlgorithm(SafeSaveMixin, OffPolicyAlgorithm):
                 f"total_timesteps={total_timesteps} is out of range.", "Allowed: [0, inf)."
             )
         self._require_data()
+        if self._vec_normalize_env is not None:
+            self._on_new_data()  # its statistics may be others than at the last call
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps,
             tb_log_name or type(self).__name__, progress_bar,
@@ -295,19 +298,32 @@ class OfflineAlgorithm(SafeSaveMixin, OffPolicyAlgorithm):
     # --------------------------------------------------------------- SB3 hooks
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """Set the environment; another number of copies than before is fine, none is stepped."""
-        self.n_envs = getattr(env, "num_envs", 1)
-        super().set_env(env, force_reset)
+        """Set the environment; another number of copies than before is fine, none is stepped.
 
-    def save_replay_buffer(self, path: Any) -> None:
-        """Write the data set as ``.npz`` (SB3 would pickle it)."""
+        Raises:
+            ValueError: If its spaces are not those of the agent.
+        """
+        env = self._wrap_env(env, self.verbose)
+        observation, action = self.observation_space, self.action_space
+        # Data sets hold float32 where environments have float64: the environment's dtype wins.
+        if same_values(env.observation_space, observation):
+            observation = env.observation_space
+        if same_values(env.action_space, action):
+            action = env.action_space
+        check_for_correct_spaces(env, observation, action)
+        self.observation_space, self.action_space, self.n_envs = observation, action, env.num_envs
+        super().set_env(env, force_reset)
+        self._on_new_data()  # it may normalise, or no longer
+
+    def save_replay_buffer(self, path: FileLike) -> None:
+        """Write the data set as ``.npz`` (SB3 would pickle it), to a path or an open file."""
         self._require_data()
         cast(DatasetBuffer, self.replay_buffer).save(path)
 
-    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+    def load_replay_buffer(self, path: FileLike, truncate_last_traj: bool = True) -> None:
         """Read what :meth:`save_replay_buffer` wrote; nothing is unpickled."""
         self.replay_buffer = DatasetBuffer.restore(
-            Path(path), self.observation_space, self.action_space, self.device
+            path, self.observation_space, self.action_space, self.device
         )
         self._on_new_data()
         if self.env is None:

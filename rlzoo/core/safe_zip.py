@@ -39,6 +39,7 @@ from rlzoo.core.model_file import (
 )
 from rlzoo.core.safe_files import replacing
 from rlzoo.core.seeding import get_states, set_states
+from rlzoo.core.spaces import same_values
 from rlzoo.core.spaces_json import short
 from rlzoo.errors import RefusedError
 
@@ -216,7 +217,7 @@ def _model_class(
         if cls is None:
             raise RefusedError(f"{contents.label} does not say its class.", todo="Name the class.")
         return cls
-    written = str(description_of(contents)["class"])
+    written = description_of(contents)["class"]
     if cls is None:
         found = portable.resolve_class(written, portable.ALGORITHMS)
         if not issubclass(found, BaseAlgorithm):
@@ -233,7 +234,7 @@ def _model_class(
 
 
 def _for_spaces(contents: ModelFile) -> str:
-    attributes = description_of(contents).get("attributes", {})
+    attributes = description_of(contents)["attributes"]
     try:
         observation, action = (
             short(portable.decode(attributes[f"{name}_space"]))
@@ -312,7 +313,7 @@ def _attributes(
             raise
         raise RefusedError(f"{contents.label}: {MEMBER} is not understood ({error}).") from error
     attributes.update(custom_objects)
-    if "policy_class" not in attributes and description.get("policy_alias") in cls.policy_aliases:
+    if "policy_class" not in attributes and description["policy_alias"] in cls.policy_aliases:
         attributes["policy_class"] = cls.policy_aliases[description["policy_alias"]]
     missing = [name for name in _NEEDED if name not in attributes]
     if missing:
@@ -329,11 +330,11 @@ def _check_spaces(
 ) -> None:
     for name in ("observation_space", "action_space"):
         saved, given = attributes[name], getattr(env, name)
-        if saved != given:
+        if not same_values(saved, given):
             a, b = short(saved), short(given)
             if a == b:
                 a, b = repr(saved)[:200], repr(given)[:200]
-            writer = str(description["class"]).rpartition(":")[2]
+            writer = description["class"].rpartition(":")[2]
             raise RefusedError(
                 f"{label} was written by {writer} for {a}, asked to load for {b}.",
                 f"The {name.replace('_', ' ')} of the environment must be that of the file.",
@@ -370,8 +371,8 @@ def _warn(
     """Say in one line each what of the file was not used."""
     description = description_of(contents)
     replaced = {*custom_objects, *kwargs}
-    not_portable = dict(description.get("not_portable", {}))
-    known = {*description["attributes"], *not_portable, *description.get("rebuilt", ())}
+    not_portable = description["not_portable"]
+    known = {*description["attributes"], *not_portable, *description["rebuilt"]}
     foreign = [name for name in contents.serialized if name not in known | replaced]
     if foreign:
         _logger.warning(
@@ -379,7 +380,7 @@ def _warn(
             contents.label,
             listed(foreign),
         )
-    schedules = [name for name in description.get("schedules", ()) if name not in replaced]
+    schedules = [name for name in description["schedules"] if name not in replaced]
     if schedules:
         _logger.warning(
             "%s: %s cannot be stored without pickle and continue as constants with their last "
@@ -388,7 +389,7 @@ def _warn(
             listed(schedules),
         )
     lost = [name for name in not_portable if name not in replaced]
-    lost += [n for n in description.get("rebuilt", ()) if not hasattr(model, n)]
+    lost += [n for n in description["rebuilt"] if not hasattr(model, n)]
     if lost:
         _logger.warning(
             "%s: %s would need pickle and keep their defaults; pass them again if they matter.",

@@ -296,7 +296,7 @@ class BEAR(OfflineAlgorithm):
 
     def _update(self, warm: bool, batch_size: int) -> th.Tensor:
         """One update, without any synchronisation; returns the values named in ``_SUMMED``."""
-        batch = self.replay_buffer.sample(batch_size)  # type: ignore[union-attr]
+        batch = self.replay_buffer.sample(batch_size, self._vec_normalize_env)  # type: ignore[union-attr]
 
         # 1. Behaviour model.
         vae_loss, vae_recon, vae_kl = self.behavior.loss(batch.observations, batch.actions)
