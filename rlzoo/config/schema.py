@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -79,6 +79,10 @@ _FORM_RANGES = {
     "end_fraction": Range(0, 1, low_open=True),
     "std": NON_NEGATIVE,
 }
+
+_CONTAINERS: dict[Any, type[Any]] = {
+    list: list, tuple: tuple, dict: dict, Sequence: list, Mapping: dict,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -261,7 +265,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
         return _convert(value, args[0], name)
     if origin in (Union, types.UnionType):
         return _convert_union(value, args, name)
-    if (origin or hint) in (list, tuple, dict):
+    if (origin or hint) in _CONTAINERS:
         return _container(value, hint, name)
     if hint in (int, float):
         return _number(value, hint)
@@ -308,7 +312,7 @@ def _number(value: Any, kind: type[int] | type[float]) -> int | float:
 
 
 def _container(value: Any, hint: Any, name: str) -> Any:
-    kind, args = get_origin(hint) or hint, get_args(hint)
+    kind, args = _CONTAINERS[get_origin(hint) or hint], get_args(hint)
     if kind is dict:
         if not isinstance(value, dict):
             raise _MismatchError
@@ -367,10 +371,11 @@ def _words(hint: Any, name: str) -> list[str]:
     if origin is Literal:
         return [repr(a) for a in args]
     simple = {bool: "true or false", int: "an integer", float: "a number", str: "text",
-              types.NoneType: "null", None: "null", list: "a list", tuple: "a list",
-              dict: "a mapping", Any: "anything"}  # fmt: skip
-    if (origin or hint) in simple:
-        return [simple[origin or hint]]
+              types.NoneType: "null", None: "null", Any: "anything",
+              list: "a list", tuple: "a list", dict: "a mapping"}  # fmt: skip
+    kind = _CONTAINERS.get(origin or hint, origin or hint)
+    if kind in simple:
+        return [simple[kind]]
     forms = _forms(hint, name)
     if forms is None:
         return []
