@@ -159,6 +159,7 @@ def _assemble(
             arrays[key] = _flags(path, key, arrays[key])
     terminal = arrays["terminals"]
     timeout, notes = _timeouts(arrays, time_limit)
+    chosen: list[str] = []
     true_next = "next_observations" in arrays
     ended = terminal | timeout
     ended[-1] = True  # the recording stops here
@@ -171,7 +172,7 @@ def _assemble(
         notes.append("no next_observations: rows at time limits and the open end are dropped")
     elif drop:
         keep = ~timeout | terminal
-        notes.append("rows at time limits are dropped (ends='drop')")
+        chosen = ["rows at time limits are dropped (ends='drop')"]
     # Numbered before dropping, so that an episode that loses its last row stays one episode.
     episode = np.concatenate([np.zeros(1, np.int64), np.cumsum(ended[:-1])])[keep]
     truncation = (timeout & ~terminal)[keep]
@@ -196,7 +197,7 @@ def _assemble(
     }
     bounds = np.append(starts, len(episode)).astype(np.int64)
     t = build(columns, bounds, observation_space, action_space, metadata)
-    return add_note(t, *notes), notes
+    return add_note(t, *notes, *chosen), notes
 
 
 def _flags(path: Path, key: str, values: NDArray[Any]) -> NDArray[np.bool_]:

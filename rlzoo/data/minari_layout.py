@@ -2,8 +2,8 @@
 
 Minari keeps one group per episode (``episode_<i>``) with five arrays and the attributes ``id``,
 ``total_steps`` and ``seed``; ``observations`` has one row more than the others. The file written
-here is what plain ``minari.load_dataset`` reads. Arrays are stored whole (no chunks) through
-h5py's low-level calls: 2,000 episodes take 2 s where Minari's own loop takes several times that.
+here is what plain ``minari.load_dataset`` reads. Arrays are stored whole (no chunks) and reached by
+h5py's low-level calls, since a data set of random behaviour has tens of thousands of episodes.
 """
 
 from __future__ import annotations

@@ -104,13 +104,16 @@ def _column(
     if not buffer.handle_timeout_termination and time_limit is not None:
         timeout = _counted(done, time_limit, start_known=not buffer.full)
     observations = buffer.observations[order, env]
-    keep = np.ones(len(order), np.bool_)
+    keep, truncation = np.ones(len(order), np.bool_), timeout.copy()
     if buffer.optimize_memory_usage:
         following = buffer.observations[(order + 1) % buffer.buffer_size, env]
         lost = done.copy()
         lost[-1] = False  # nothing has been written over the newest one yet
         following[lost] = observations[lost]
         keep = ~(lost & timeout)
+        before = np.flatnonzero(~keep) - 1  # the episode now ends at the row before
+        before = before[before >= 0]
+        truncation[before] |= ~done[before]
     else:
         following = buffer.next_observations[order, env]
     episode = np.concatenate([np.zeros(1, np.int64), np.cumsum(done[:-1])])[keep]
@@ -119,7 +122,7 @@ def _column(
         "actions": buffer.actions[order, env][keep],
         "rewards": buffer.rewards[order, env][keep],
         "terminations": (done & ~timeout)[keep],
-        "truncations": timeout[keep],
+        "truncations": truncation[keep],
         "next_observations": following[keep],
         "lengths": np.unique(episode, return_counts=True)[1],
     }

@@ -158,7 +158,7 @@ def rows_where(n: int, row_bytes: int, test: Callable[[slice], NDArray[Any]]) ->
     found = [np.zeros(0, np.int64)]
     for rows in blocks(n, row_bytes):
         mask = test(rows)
-        found.append(np.flatnonzero(mask.reshape(len(mask), -1).any(axis=1)) + rows.start)
+        found.append(np.flatnonzero(mask.any(axis=tuple(range(1, mask.ndim)))) + rows.start)
     return np.concatenate(found)
 
 

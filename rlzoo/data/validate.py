@@ -338,7 +338,8 @@ def _too_small(t: Transitions, batch_size: int | None, horizon: int | None) -> l
 def _links(t: Transitions) -> list[Problem]:
     last = t.episode_starts[1:-1] - 1  # of every episode but the final one
     cut = last[t.truncations[last] & ~t.terminations[last]]
-    same = (t.next_observations[cut] == t.observations[cut + 1]).reshape(len(cut), -1).all(axis=1)
+    equal = t.next_observations[cut] == t.observations[cut + 1]
+    same = equal.all(axis=tuple(range(1, equal.ndim)))
     gaps = "{n} rows do not lead to the next row of their episode"
     links = "{n} truncated episodes lead to the first observation of the next episode"
     return [
