@@ -81,6 +81,14 @@ def check_linked(data: Transitions) -> None:
     assert data.episode_starts[-1] == len(data)
 
 
+def interrupt_after(rows: int) -> Callable[[int, int], None]:
+    def progress(done: int, total: int) -> None:
+        if done >= rows:
+            raise KeyboardInterrupt
+
+    return progress
+
+
 @pytest.mark.parametrize(("size", "n_envs"), [(1, 1), (5, 16), (100, 1), (257, 9), (160, 16)])
 def test_sizes_and_quotas(size: int, n_envs: int) -> None:
     data = collect(Counter, "random", size, seed=3, n_envs=n_envs)
@@ -159,6 +167,10 @@ def test_random_actions_follow_the_law_of_the_space() -> None:
     # standard errors: 0.289 / sqrt(20000) = 0.002, and 0.007 for the correlations
     assert np.allclose(scaled.mean(axis=0), 0.5, atol=0.01)
     assert np.allclose(scaled.std(axis=0), 0.2887, atol=0.01)
+    # no two episodes begin with the same noise, nor from the same state
+    firsts = data.episode_starts[:-1]
+    for column in (data.actions[firsts, 0], data.observations[firsts, 0]):
+        assert len(np.unique(column)) > 0.99 * data.n_episodes
     both = np.concatenate([scaled[:-1], scaled[1:]], axis=1)
     assert np.allclose(np.corrcoef(both.T), np.eye(4), atol=0.03)
 
@@ -221,19 +233,18 @@ def test_gaussian_noise_is_in_units_of_the_scaled_action() -> None:
 
 
 def test_workers_do_not_change_a_byte(tmp_path: Path) -> None:
-    alone = collect(make("Hopper-v4"), "random", 2_000, seed=1)
+    alone = collect(make("Hopper-v4"), "random", 6_000, seed=1)
     seen: list[tuple[int, int]] = []
+    arguments: dict[str, Any] = {"seed": 1, "workers": 2, "work_dir": tmp_path}
+    with pytest.raises(KeyboardInterrupt):  # workers are stopped, and keep what they finished
+        collect(make("Hopper-v4"), "random", 6_000, progress=interrupt_after(1_500), **arguments)
     together = collect(
-        make("Hopper-v4"),
-        "random",
-        2_000,
-        seed=1,
-        workers=2,
-        progress=lambda *a: seen.append(a),
+        make("Hopper-v4"), "random", 6_000, progress=lambda *a: seen.append(a), **arguments
     )
     assert same(alone, together)
     assert alone.metadata == together.metadata
-    assert seen[-1] == (2_000, 2_000)
+    assert 0 < seen[0][0] < 6_000
+    assert seen[-1] == (6_000, 6_000)
     assert seen == sorted(seen)
 
 
@@ -257,14 +268,6 @@ def test_global_generators_and_threads_are_left_alone() -> None:
     assert (torch.rand(1), random.random(), np.random.rand()) == want  # noqa: NPY002
     assert torch.get_num_threads() == 2
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-
-
-def interrupt_after(rows: int) -> Callable[[int, int], None]:
-    def progress(done: int, total: int) -> None:
-        if done >= rows:
-            raise KeyboardInterrupt
-
-    return progress
 
 
 def test_an_interrupted_collection_goes_on(tmp_path: Path, monkeypatch: Any) -> None:

@@ -186,13 +186,13 @@ def short_pendulum() -> Any:
 def test_a_behaviour_collects_the_same_in_workers(tmp_path: Path) -> None:
     model = off(SAC, size=(256, 256))
     behaviour = export(model, tmp_path / "x", CARD)
-    alone = collect(short_pendulum, behaviour, 800, seed=1, n_envs=10, gaussian_noise=0.1)
+    alone = collect(short_pendulum, behaviour, 800, seed=1, n_envs=8, gaussian_noise=0.1)
     together = collect(
-        short_pendulum, behaviour, 800, seed=1, n_envs=10, gaussian_noise=0.1, workers=2
+        short_pendulum, behaviour, 800, seed=1, n_envs=8, gaussian_noise=0.1, workers=2
     )
     assert alone.fingerprint == together.fingerprint
     assert alone.metadata["policy"]["sha256"] == behaviour.card["weights_sha256"]
-    other = collect(short_pendulum, model, 800, seed=1, n_envs=10, gaussian_noise=0.1)
+    other = collect(short_pendulum, model, 800, seed=1, n_envs=8, gaussian_noise=0.1)
     np.testing.assert_allclose(other.actions[:17], alone.actions[:17], atol=1e-4)
 
 
