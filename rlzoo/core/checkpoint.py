@@ -9,6 +9,7 @@ back to the newest that does.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -19,7 +20,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors
 import safetensors.torch
@@ -66,8 +67,8 @@ class Checkpoint:
     versions: dict[str, str]
 
 
-def library_versions() -> dict[str, str]:
-    """Return the versions of rlzoo, Python and the libraries that training depends on."""
+@functools.cache
+def _versions() -> dict[str, str]:
     versions = {"rlzoo": rlzoo.__version__, "python": platform.python_version()}
     for name in ("torch", "numpy", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco"):
         try:
@@ -75,6 +76,11 @@ def library_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of rlzoo, Python and the libraries that training depends on."""
+    return dict(_versions())  # looking them up takes 20 ms
 
 
 def publish(
@@ -325,12 +331,14 @@ def _damaged(path: Path, what: str) -> DamagedError:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        text = (path / MANIFEST).read_text()
+        manifest = json.loads(text)
     except OSError as error:
         raise _damaged(path, f"{MANIFEST} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"{MANIFEST} is not JSON") from error
-    if not isinstance(manifest, dict) or manifest.get("sha256") != _digest(manifest):
+    exact = isinstance(manifest, dict) and json_tree.dumps(manifest) == text
+    if not exact or manifest.get("sha256") != _digest(manifest):
         raise _damaged(path, f"{MANIFEST} does not match its own sum")
     if manifest.get("format") != FORMAT or manifest["version"] > VERSION:
         raise RefusedError(
@@ -338,7 +346,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"This rlzoo ({rlzoo.__version__}) reads {FORMAT} up to {VERSION}.",
             f"Install rlzoo {manifest.get('versions', {}).get('rlzoo', '')} or newer.",
         )
-    return manifest
+    return cast(dict[str, Any], manifest)
 
 
 def _read_file(path: Path, name: str, size: int, sha256: str) -> bytes:

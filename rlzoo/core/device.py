@@ -70,7 +70,9 @@ def configure_cpu(threads: int | None = None) -> int:
     """
     if threads is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or min(cores or 1, 8)
+        # OpenMP allows a list (one number per level of nesting), and an empty value means unset.
+        wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+        threads = int(wanted) if wanted.isdecimal() and int(wanted) else min(cores or 1, 8)
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     keep_large_blocks()

@@ -20,6 +20,17 @@ from rlzoo.errors import RefusedError
 
 MEMBER = "rlzoo.json"
 FORMAT, VERSION = "rlzoo-model", 1
+_FIELDS = {
+    "format": str,
+    "version": int,
+    "class": str,
+    "policy_alias": str | None,
+    "attributes": dict,
+    "not_portable": dict,
+    "rebuilt": list,
+    "schedules": list,
+    "versions": dict,
+}
 ModelPath = str | Path | io.BufferedIOBase
 
 
@@ -88,7 +99,7 @@ def read(file: BinaryIO, label: str, tensors: bool) -> ModelFile:
         data = json.loads(archive.read("data"))
         contents = ModelFile(
             label=label,
-            description=json.loads(archive.read(MEMBER)) if MEMBER in names else None,
+            description=dict(json.loads(archive.read(MEMBER))) if MEMBER in names else None,
             serialized=[k for k, v in data.items() if isinstance(v, dict) and ":serialized:" in v],
             system_info=archive.read("system_info.txt").decode()
             if "system_info.txt" in names
@@ -124,11 +135,14 @@ def description_of(contents: ModelFile) -> dict[str, Any]:
             f"They are: {listed(contents.serialized)}.",
             "If you trust where it comes from: trust_pickle=True, or --trust on the command line.",
         )
-    if found.get("format") != FORMAT or int(found.get("version", 0)) > VERSION:
+    broken = [name for name, kind in _FIELDS.items() if not isinstance(found.get(name), kind)]
+    if broken:
+        raise RefusedError(f"{contents.label}: {MEMBER} has no proper {', '.join(broken)}.")
+    if found["format"] != FORMAT or found["version"] > VERSION:
         raise RefusedError(
-            f"{contents.label} has format {found.get('format')} {found.get('version')}.",
+            f"{contents.label} has format {found['format']} {found['version']}.",
             f"This rlzoo ({rlzoo.__version__}) reads {FORMAT} up to {VERSION}.",
-            f"Install rlzoo {dict(found.get('versions', {})).get('rlzoo', '')} or newer.",
+            f"Install rlzoo {found['versions'].get('rlzoo', '')} or newer.",
         )
     return found
 
