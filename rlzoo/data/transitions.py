@@ -120,6 +120,11 @@ class Transitions:
         )
         lengths = np.asarray([b - a for a, b in bounds], dtype=np.int64)
         cut = set(self.metadata.get("cut_episodes", []))
+        per_episode = {
+            name: [values[i] for i in chosen]
+            for name in ("episode_seeds",)
+            if len(values := self.metadata.get(name, [])) == self.n_episodes
+        }
         return replace(
             self,
             observations=self.observations[rows],
@@ -131,6 +136,7 @@ class Transitions:
             episode_starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
             metadata={
                 **self.metadata,
+                **per_episode,
                 "cut_episodes": [new for new, old in enumerate(chosen) if old in cut],
             },
         )
