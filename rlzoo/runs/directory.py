@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -73,8 +74,10 @@ class RunDirectory:
             file.write(owner)
 
     def release(self) -> None:
-        """Give the folder free."""
+        """Give the folder free, and remove it if the run was refused before it wrote anything."""
         self.lock.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty, the usual case
+            self.path.rmdir()
 
     def __enter__(self) -> RunDirectory:
         return self

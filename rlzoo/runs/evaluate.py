@@ -10,7 +10,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecEnv
 
-from rlzoo.core.seeding import stream
+from rlzoo.core.seeding import get_states, seed_everything, set_states, stream
 from rlzoo.data.scores import normalized_score
 from rlzoo.envs import make_vec
 
@@ -40,6 +40,11 @@ class Evaluation:
         """Return the fields by name."""
         return asdict(self)
 
+    def summary(self) -> dict[str, Any]:
+        """Return the fields that ``result.json`` has."""
+        names = ("return_mean", "return_std", "episodes", "normalized")
+        return {name: getattr(self, name) for name in names}
+
 
 def make_eval_env(env_id: str, episodes: int, **env_kwargs: Any) -> VecEnv:
     """Make the environments of an evaluation: as many as episodes, at most ten."""
@@ -57,21 +62,29 @@ def evaluate(
 ) -> Evaluation:
     """Run whole episodes.
 
+    Initial states and whatever the policy draws depend on ``seed`` and ``name`` only, and the
+    global generators are left as they were: evaluating more often does not change a training.
+
     Args:
         model: Anything with SB3's ``predict``.
         env: From :func:`make_eval_env`.
         env_id: Id of the environment, for the normalised score.
         episodes: Number of episodes.
         seed: Seed of the run.
-        name: Name of the evaluation; with the seed it fixes the initial states, apart from every
-            training stream.
+        name: Name of the evaluation, which keeps its streams apart from those of training.
         deterministic: Passed to ``predict``.
     """
     # VecEnv.seed adds the index of the environment; named streams do not overlap.
     env._seeds = [stream(seed, "eval", name, index) for index in range(env.num_envs)]
-    returns, lengths = evaluate_policy(
-        model, env, n_eval_episodes=episodes, deterministic=deterministic, return_episode_rewards=True
-    )
+    states = get_states()
+    seed_everything(stream(seed, "eval", name))
+    try:
+        found = evaluate_policy(
+            model, env, episodes, deterministic=deterministic, return_episode_rewards=True
+        )
+    finally:
+        set_states(states)
+    returns, lengths = (np.asarray(values, dtype=np.float64) for values in found)
     mean = float(np.mean(returns))
     return Evaluation(
         return_mean=mean,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
-from rlzoo.agents.registry import AgentSpec, get_agent
+from rlzoo.agents.registry import AGENTS, AgentSpec, get_agent
 from rlzoo.config.resolve import ResolvedConfig, dump, resolve
 from rlzoo.core import checkpoint
 from rlzoo.core.checkpoint import library_versions
@@ -21,10 +22,11 @@ from rlzoo.core.device import configure_cpu, resolve_device
 from rlzoo.core.finite import NonFiniteError
 from rlzoo.core.safe_zip import save_model
 from rlzoo.core.seeding import check_seed, stream
-from rlzoo.data.recipes import default_for
+from rlzoo.data.recipes import default_for, get_recipe
 from rlzoo.data.transitions import Transitions
 from rlzoo.envs import make_vec
 from rlzoo.envs.checks import check_action_space, check_env_id, policy_for
+from rlzoo.errors import RefusedError
 from rlzoo.runs.callbacks import (
     CheckpointCallback,
     EvaluationCallback,
@@ -85,14 +87,15 @@ class TrainResult:
         run_dir: The run folder.
         record: The contents of ``result.json``.
         model: The trained agent.
-        data_mean: Mean return of the data set, None for online agents.
+        data_returns: ``mean`` and ``std`` of the returns of the data set, None for online agents.
+        curve: Step, mean and standard deviation of every evaluation of the training.
     """
 
     run_dir: Path
     record: dict[str, Any]
     model: BaseAlgorithm
-    data_mean: float | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    data_returns: dict[str, float] | None = None
+    curve: list[tuple[int, float, float]] = field(default_factory=list)
 
 
 def settings_of(request: TrainRequest, spec: AgentSpec, device_type: str) -> ResolvedConfig:
@@ -104,11 +107,24 @@ def settings_of(request: TrainRequest, spec: AgentSpec, device_type: str) -> Res
         "n_envs": request.n_envs,
         "dataset": request.dataset,
     }
-    given = [f"run.{name}={value}" for name, value in options.items() if value is not None]
+    # JSON is YAML: a path that looks like a number or has a '#' in it stays text.
+    given = [f"run.{n}={json.dumps(value)}" for n, value in options.items() if value is not None]
     overrides = [*request.overrides, *given]
     return resolve(
         spec, request.env_id, request.preset, overrides, device_type, request.config_file
     )
+
+
+def show_settings(request: TrainRequest) -> str:
+    """Return the settings that :func:`train` would take as YAML, each with its source.
+
+    Raises:
+        RefusedError: As :func:`train`, for anything that the settings or names tell.
+    """
+    if request.env_id is not None:
+        check_env_id(request.env_id)
+    device = resolve_device(request.device)
+    return dump(settings_of(request, get_agent(request.agent), device.type))
 
 
 def train(request: TrainRequest, progress: Progress | None = None) -> TrainResult:
@@ -120,8 +136,16 @@ def train(request: TrainRequest, progress: Progress | None = None) -> TrainResul
     """
     progress = progress or Silent()
     spec, seed = get_agent(request.agent), check_seed(request.seed)
-    if request.env_id is not None:
-        check_env_id(request.env_id)
+    if request.dataset is not None and not spec.needs_data:
+        learners = ", ".join(name for name, other in AGENTS.items() if other.needs_data)
+        raise RefusedError(
+            f"{spec.name} learns from its environment, not from a data set.",
+            f"Agents that learn from data: {learners}.",
+        )
+    env_id = request.env_id or _env_of(request.dataset)
+    if env_id is not None:
+        check_env_id(env_id)
+        request = replace(request, env_id=env_id)
     device = resolve_device(request.device)
     threads = configure_cpu(request.threads)
     config = settings_of(request, spec, device.type)
@@ -132,7 +156,8 @@ def train(request: TrainRequest, progress: Progress | None = None) -> TrainResul
     )
     vec = make_vec(config.env_id, run_settings.n_envs, seed, **run_settings.env_kwargs)
     try:
-        check_action_space(spec, vec.action_space, config.env_id)
+        fitting = {name: other.action_spaces for name, other in AGENTS.items()}
+        check_action_space(spec.action_spaces, vec, spec.name, fitting)
         with RunDirectory.create(path) as run:
             progress.message(
                 f"{spec.name} on {config.env_id}, preset {config.preset} "
@@ -144,6 +169,14 @@ def train(request: TrainRequest, progress: Progress | None = None) -> TrainResul
         vec.close()
 
 
+def _env_of(dataset: str | None) -> str | None:
+    """Return the environment of a recipe; other data sets say theirs when they are loaded."""
+    try:
+        return None if dataset is None else get_recipe(dataset).env_id
+    except RefusedError:
+        return None
+
+
 def _unit(spec: AgentSpec) -> str:
     return "updates" if spec.needs_data else "environment steps"
 
@@ -152,10 +185,11 @@ def _train_in(
     run: RunDirectory, request: TrainRequest, spec: AgentSpec, config: ResolvedConfig,
     vec: VecEnv, device: str, progress: Progress,
 ) -> TrainResult:  # fmt: skip
-    run.write_text(run.config, dump(config))
     settings = config.run_settings()
     data = _dataset(spec, config, progress) if spec.needs_data else None
     model = _make_model(spec, config, vec, data, request.seed, device)
+    # From here on nothing is refused: a folder that holds files is one of a run that was started.
+    run.write_text(run.config, dump(config))
     manifest = _manifest(request, config, data, model)
     run.write_json(run.manifest, {**manifest, "status": "running"})
     model.set_logger(configure(str(run.path), ["csv", "tensorboard"]))
@@ -185,20 +219,20 @@ def _train_in(
         eval_env.close()
     save_model(model, run.model)
     best = evaluation.best
-    summary = ("return_mean", "return_std", "episodes", "normalized")
     record = {
         **manifest,
         "total_timesteps": model.num_timesteps,
-        "final": {name: getattr(final, name) for name in summary},
-        "best": None if best is None else {**{n: getattr(best[1], n) for n in summary}, "step": best[0]},
+        "final": final.summary(),
+        "best": None if best is None else {**best[1].summary(), "step": best[0]},
         "curve": [[step, point.return_mean] for step, point in evaluation.curve],
         "wall_seconds": round(seconds, 3),
         "steps_per_second": round(model.num_timesteps / max(seconds - evaluation.seconds, 1e-9), 2),
     }  # fmt: skip
     run.write_json(run.result, record)
     run.write_json(run.manifest, {**manifest, "status": "finished"})
-    mean = None if data is None else data.return_statistics()["mean"]
-    return TrainResult(run.path, record, model, mean)
+    returns = None if data is None else data.return_statistics()
+    curve = [(step, point.return_mean, point.return_std) for step, point in evaluation.curve]
+    return TrainResult(run.path, record, model, returns, curve)
 
 
 def _dataset(spec: AgentSpec, config: ResolvedConfig, progress: Progress) -> Transitions:
@@ -220,9 +254,13 @@ def _make_model(
     arguments = config.build(action_size)
     if data is not None:
         arguments["dataset"] = data
-    model: BaseAlgorithm = spec.load_class()(
-        policy_for(vec.observation_space), vec, seed=seed, device=device, **arguments
-    )
+    cls, policy = spec.load_class(), policy_for(vec.observation_space)
+    if policy not in cls.policy_aliases:
+        raise RefusedError(
+            f"{spec.name} has no {policy}, which the observations of {config.env_id} need.",
+            f"It has: {', '.join(cls.policy_aliases)}.",
+        )
+    model: BaseAlgorithm = cls(policy, vec, seed=seed, device=device, **arguments)
     # The constructor seeded the environments with seed + index; the named streams win, so that
     # training and evaluation never share an initial state.
     vec._seeds = [stream(seed, "env", index) for index in range(vec.num_envs)]

@@ -1,0 +1,50 @@
+"""``rlzoo eval``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from rlzoo.cli import options
+
+
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|RUN",
+            help="model.zip, run folder, random, or a shipped policy such as hopper/expert.",
+        ),
+    ],
+    env: options.Env = None,
+    episodes: Annotated[int, typer.Option(metavar="N", help="Whole episodes to run.")] = 10,
+    seed: options.Seed = 0,
+    stochastic: Annotated[
+        bool, typer.Option("--stochastic", help="Sample actions instead of taking the best.")
+    ] = False,
+    device: options.Device = "auto",
+    trust: options.Trust = False,
+    agent: options.TrustedAgent = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Run a trained policy on fresh episodes and print its undiscounted return."""
+    from rlzoo.report.tables import number, plus_minus, text_table
+    from rlzoo.runs.policies import evaluate_policy_spec
+
+    env_id, found = evaluate_policy_spec(
+        model, env, episodes, seed, not stochastic, device, trust, agent
+    )
+    if as_json:
+        print(json.dumps({"model": model, "env": env_id, "seed": seed, **found.as_dict()}))
+        return
+    columns = ("env", "return", "episodes", "length", "normalised")
+    row = (
+        env_id,
+        plus_minus(found.return_mean, found.return_std),
+        str(found.episodes),
+        number(found.length_mean),
+        number(found.normalized),
+    )
+    print(text_table(columns, [row], right=columns[1:]))

@@ -1,0 +1,147 @@
+"""``rlzoo train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rlzoo.cli import options
+
+if TYPE_CHECKING:
+    from rlzoo.runs.train import TrainResult
+
+
+def train(
+    context: typer.Context,
+    agent: Annotated[str, typer.Argument(help="Name of the agent; see: rlzoo list.")],
+    env: options.Env = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID|PATH",
+            help="Recipe (collected if absent), Minari id, Minari folder or D4RL .hdf5 file.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Environment steps; updates of an agent that learns from data."
+        ),
+    ] = None,
+    seed: options.Seed = 0,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Run folder, new or empty; by default below runs/."),
+    ] = None,
+    device: options.Device = "auto",
+    preset: options.Preset = None,
+    overrides: options.Overrides = None,
+    config: options.ConfigFile = None,
+    eval_freq: Annotated[
+        int | None, typer.Option(metavar="N", help="Steps between evaluations.")
+    ] = None,
+    eval_episodes: Annotated[
+        int | None, typer.Option(metavar="N", help="Episodes per evaluation.")
+    ] = None,
+    n_envs: Annotated[
+        int | None, typer.Option(metavar="N", help="Environments side by side.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Threads of torch on the CPU.")
+    ] = None,
+) -> None:
+    """Train an agent; its run folder gets the model, the curve and everything to repeat it."""
+    from rlzoo.cli.console import ConsoleProgress
+    from rlzoo.runs.train import TrainRequest
+    from rlzoo.runs.train import train as run
+
+    request = TrainRequest(
+        agent=agent,
+        env_id=env,
+        preset=preset,
+        dataset=dataset,
+        steps=steps,
+        seed=seed,
+        run_dir=run_dir,
+        device=device,
+        overrides=tuple(overrides or ()),
+        config_file=config,
+        eval_freq=eval_freq,
+        eval_episodes=eval_episodes,
+        n_envs=n_envs,
+        threads=threads,
+        command=options.command_line(context),
+    )
+    result = run(request, ConsoleProgress())
+    print(summary(result))
+    print()
+    print("\n".join(next_steps(result)))
+
+
+def summary(result: TrainResult) -> str:
+    """Return the table of a finished run, and draw its curve."""
+    from rlzoo.report.tables import number, plus_minus, text_table
+
+    record, columns = result.record, ("", "return", "episodes", "normalised")
+    rows = [_row("final policy", record["final"])]
+    if record["best"] is not None:
+        rows.append(_row(f"best, step {record['best']['step']:,}", record["best"]))
+    if result.data_returns is not None:
+        data = result.data_returns
+        returns = plus_minus(data["mean"], data["std"])
+        rows.append(("data", returns, number(data["episodes"], 0), number(data_score(result))))
+    title = (
+        f"{record['agent']} on {record['env']}, preset {record['preset']}, seed {record['seed']}: "
+        f"{record['total_timesteps']:,} steps in {record['wall_seconds']:,.0f} s, "
+        f"{record['steps_per_second']:,.1f} per second without evaluations"
+    )
+    lines = [title, text_table(columns, rows, right=columns[1:]), f"Run folder: {result.run_dir}"]
+    curve = _draw(result)
+    return "\n".join([*lines, *([f"Learning curve: {curve}"] if curve else [])])
+
+
+def next_steps(result: TrainResult) -> list[str]:
+    """Return the commands that one wants next."""
+    import shlex
+
+    inside_runs = result.run_dir.parts[:1] == ("runs",)
+    logs = "runs" if inside_runs else str(result.run_dir)
+    model = str(result.run_dir / "model.zip")
+    return [shlex.join(["rlzoo", "eval", model]), shlex.join(["tensorboard", "--logdir", logs])]
+
+
+def data_score(result: TrainResult) -> float | None:
+    """Return the normalised mean return of the data set of a run."""
+    from rlzoo.data.scores import normalized_score
+
+    returns = result.data_returns
+    return None if returns is None else normalized_score(result.record["env"], returns["mean"])
+
+
+def _row(name: str, found: dict[str, Any]) -> tuple[str, str, str, str]:
+    from rlzoo.report.tables import number, plus_minus
+
+    returns = plus_minus(found["return_mean"], found["return_std"])
+    return name, returns, number(found["episodes"], 0), number(found["normalized"])
+
+
+def _draw(result: TrainResult) -> Path | None:
+    """Draw the curve; a full disk costs the picture, not the training."""
+    from rlzoo.data.scores import reference
+    from rlzoo.report.curve import draw_curve
+
+    record = result.record
+    random, expert = reference(record["env"]) or (None, None)
+    mean = None if result.data_returns is None else result.data_returns["mean"]
+    lines = {"mean of the data": mean, "random (D4RL)": random, "expert (D4RL)": expert}
+    title = (
+        f"{record['agent']} on {record['env']} (preset {record['preset']}, seed {record['seed']})"
+    )
+    unit = "environment steps" if mean is None else "updates"
+    try:
+        return draw_curve(result.curve, result.run_dir / "curve.png", title, unit, lines)
+    except OSError as error:
+        typer.echo(f"The learning curve was not drawn: {error}", err=True)
+        return None

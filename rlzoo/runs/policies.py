@@ -1,0 +1,195 @@
+"""From what a user types to a policy: ``random``, a shipped behaviour, a model, a run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from rlzoo.agents.registry import get_agent
+from rlzoo.config import load_yaml
+from rlzoo.core.safe_zip import load_model
+from rlzoo.core.seeding import check_seed
+from rlzoo.data.behaviours import load_behaviour
+from rlzoo.data.policies import RandomPolicy, uniform_actions
+from rlzoo.data.recipes import BEHAVIOURS, ENV_NAMES
+from rlzoo.envs import make_env
+from rlzoo.errors import RefusedError, did_you_mean
+from rlzoo.runs.evaluate import Evaluation, evaluate, make_eval_env
+
+
+class RandomActions(RandomPolicy):
+    """Uniform actions for the collector, and with SB3's ``predict`` for evaluation.
+
+    Args:
+        action_space: A bounded Box or a Discrete.
+    """
+
+    def __init__(self, action_space: spaces.Space[Any]) -> None:
+        super().__init__(action_space)
+        self._rng = np.random.default_rng()
+
+    def predict(
+        self,
+        observation: NDArray[Any] | Mapping[str, NDArray[Any]],
+        state: Any = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], Any]:
+        """Return one action per row of a batch of observations, and ``state``, as SB3 does."""
+        rows = next(iter(observation.values())) if isinstance(observation, Mapping) else observation
+        return uniform_actions(
+            self.action_space, self._rng.random((len(rows), self.uniforms))
+        ), state
+
+    def set_random_seed(self, seed: int | None) -> None:
+        """Seed the generator that :meth:`predict` draws from."""
+        self._rng = np.random.default_rng(seed)
+
+
+@dataclass(frozen=True)
+class Located:
+    """What a specification of a policy names.
+
+    Args:
+        kind: ``"random"``, ``"behaviour"`` or ``"model"``.
+        env_id: Environment that it belongs to, None if that is not known.
+        level: Level of a behaviour.
+        path: Model file.
+        env_kwargs: Keyword arguments of the environment of a run.
+    """
+
+    kind: str
+    env_id: str | None = None
+    level: str = ""
+    path: Path | None = None
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def locate(spec: str, env_id: str | None = None) -> Located:
+    """Find out what a specification names; nothing is loaded.
+
+    Args:
+        spec: ``"random"``, ``"medium"``, ``"expert"``, ``"hopper/expert"``, the path of a model
+            file, or a run folder.
+        env_id: Environment, which wins over the one that the specification names.
+
+    Raises:
+        RefusedError: If it names nothing.
+    """
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        model = path / "model.zip"
+        if not model.is_file():
+            raise RefusedError(
+                f"The folder {path} has no model.zip.",
+                "Allowed: the folder of a run that has finished, or a model file.",
+            )
+        return _located_model(model, env_id)
+    for candidate in (path, Path(f"{path}.zip")):
+        if candidate.is_file():
+            return _located_model(candidate, env_id)
+    family, _, level = spec.rpartition("/")
+    env_of = {name: known for known, name in ENV_NAMES.items()}
+    if level in BEHAVIOURS and (not family or family in env_of):
+        kind = "random" if level == "random" else "behaviour"
+        return Located(kind, env_id or env_of.get(family), level)
+    names = [*BEHAVIOURS, *(f"{name}/{level}" for name in env_of for level in BEHAVIOURS)]
+    raise RefusedError(
+        f"There is no model file, run folder or policy {spec!r}. "
+        f"{did_you_mean(spec, names)}".rstrip(),
+        f"Allowed: a model.zip, a run folder, {', '.join(BEHAVIOURS)}, or {names[-1]}.",
+    )
+
+
+def _located_model(path: Path, env_id: str | None) -> Located:
+    """Return a model file with the environment of the run that it lies in."""
+    try:
+        trained_in = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))["env"]
+        values, _ = load_yaml(path.parent / "config.yaml")
+        env_kwargs = dict(values["all"]["run"]["env_kwargs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return Located("model", env_id, path=path)
+    if env_id not in (None, trained_in):
+        env_kwargs = {}
+    return Located("model", env_id or trained_in, path=path, env_kwargs=env_kwargs)
+
+
+def load_policy(
+    spec: str,
+    env_id: str | None = None,
+    device: str = "auto",
+    trust: bool = False,
+    agent: str | None = None,
+    env: Any = None,
+) -> Any:
+    """Return a policy with SB3's ``predict`` that the collector takes as well.
+
+    Args:
+        spec: See :func:`locate`.
+        env_id: Environment; needed where the specification does not name one.
+        device: For a model.
+        trust: Unpickle a model file that rlzoo did not write.
+        agent: Class of such a file, a name in the registry.
+        env: Vector of environments that the model must fit.
+
+    Raises:
+        RefusedError: If there is no such policy, or it cannot be loaded.
+    """
+    found = locate(spec, env_id)
+    if found.kind == "model":
+        cls = get_agent(agent).load_class() if agent else None
+        return load_model(cls, str(found.path), env=env, device=device, trust_pickle=trust)
+    if found.kind == "behaviour":
+        return load_behaviour(_known_env(found, spec), found.level)
+    probe = make_env(_known_env(found, spec))
+    try:
+        return RandomActions(probe.action_space)
+    finally:
+        probe.close()
+
+
+def evaluate_policy_spec(
+    spec: str,
+    env_id: str | None = None,
+    episodes: int = 10,
+    seed: int = 0,
+    deterministic: bool = True,
+    device: str = "auto",
+    trust: bool = False,
+    agent: str | None = None,
+) -> tuple[str, Evaluation]:
+    """Evaluate anything that :func:`locate` finds on fresh episodes.
+
+    Returns:
+        The environment id and the evaluation.
+
+    Raises:
+        RefusedError: If something is out of range, the environment is not known, or the model was
+            made for other spaces.
+    """
+    seed = check_seed(seed)
+    if episodes < 1:
+        raise RefusedError(f"episodes={episodes} is out of range.", "Allowed: at least 1.")
+    found = locate(spec, env_id)
+    known = _known_env(found, spec)
+    env = make_eval_env(known, episodes, **found.env_kwargs)
+    try:
+        policy = load_policy(spec, known, device, trust, agent, env=env)
+        if found.kind != "model":
+            policy.set_random_seed(seed)
+        return known, evaluate(policy, env, known, episodes, seed, "eval", deterministic)
+    finally:
+        env.close()
+
+
+def _known_env(found: Located, spec: str) -> str:
+    if found.env_id is None:
+        raise RefusedError(f"{spec} does not say its environment.", todo="Name it: --env Hopper-v4")
+    return found.env_id
