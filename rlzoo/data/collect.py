@@ -26,6 +26,7 @@ from gymnasium import spaces
 import rlzoo
 from rlzoo.core.seeding import check_seed
 from rlzoo.data.policies import BatchPolicy, NoisyPolicy, as_batch_policy, check_action_space
+from rlzoo.data.schema import schema_spaces
 from rlzoo.data.shards import Columns, ShardFolder, locked, prepare
 from rlzoo.data.slots import (
     Job,
@@ -102,7 +103,7 @@ def collect(
             prepare(folder, facts)
         elif workers > 1:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="rlzoo-collect-")))
-        job = Job(make_env, policy, settings, probe.observation_space, probe.action_space, folder)
+        job = Job(make_env, policy, settings, *_stored_spaces(probe), folder)
         stack.enter_context(quiet_process())
         slots = _fill(job, workers, _throttled(progress, size))
     return _assemble(job, slots, {**facts, **(metadata or {})})
@@ -139,6 +140,13 @@ def _fitting(policy: Any, env: Any, settings: Settings) -> BatchPolicy:
     # made even without noise, for its checks of the ranges
     noisy = NoisyPolicy(batch, env.action_space, settings.epsilon, settings.gaussian_noise)
     return noisy if settings.epsilon or settings.gaussian_noise else batch
+
+
+def _stored_spaces(env: Any) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+    """Return the spaces of what is stored: floats are kept as float32 whatever the environment."""
+    if not isinstance(env.observation_space, spaces.Box):
+        return env.observation_space, env.action_space
+    return schema_spaces(env.observation_space, env.action_space, str(env))
 
 
 def _same_kind(a: spaces.Space[Any], b: spaces.Space[Any]) -> bool:
