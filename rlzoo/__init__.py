@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rlzoo.data import load_dataset as load_dataset
     from rlzoo.envs import make_vec as make_vec
 
-__all__ = [*_PUBLIC, "__version__"]  # noqa: PLE0604
+__all__ = [*_PUBLIC, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,10 +21,15 @@ from rlzoo.data.transitions import Transitions
 
 @pytest.fixture(scope="session", autouse=True)
 def minari_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Point Minari at a folder of this session, so that no test sees or touches the user's data."""
+    """Point Minari at a folder of this session, so that no test sees or touches the user's data.
+
+    SB3's logger makes a folder for every ``learn``, in the system's temporary folder by default;
+    those go there as well.
+    """
     with pytest.MonkeyPatch.context() as patch:
         folder = str(tmp_path_factory.mktemp("minari"))
         patch.setenv("MINARI_DATASETS_PATH", folder)
+        patch.setenv("SB3_LOGDIR", str(tmp_path_factory.mktemp("sb3")))
         yield folder
 
 

@@ -133,7 +133,8 @@ class Matmul:
 
     def __init__(self, operations: int, device: str) -> None:
         self.operations = operations
-        self.a, self.b = th.randn(1024, HIDDEN, device=device), th.randn(HIDDEN, HIDDEN, device=device)
+        self.a = th.randn(1024, HIDDEN, device=device)
+        self.b = th.randn(HIDDEN, HIDDEN, device=device)
         self.per_call = 2 * 1024 * HIDDEN * HIDDEN
 
     def seconds(self, updates: int) -> float:
@@ -196,8 +197,8 @@ def compare(name: str, vae: int, args: argparse.Namespace, python: Path | None) 
     median = {label: statistics.median(values) for label, values in times.items()}
     floor, peer_time = median["fp32 matmul floor"], median.get("d3rlpy")
     print(
-        f"\n{name} ({obs}, {act}), behaviour model {vae}-{vae}: {operations / 1e9:.2f} GFLOP per update, "
-        f"matmul {operations / floor / 1e9:.0f} GFLOP/s, {th.get_num_threads()} threads, {device}"
+        f"\n{name} ({obs}, {act}), behaviour model {vae}-{vae}: "
+        f"{operations / 1e9:.2f} GFLOP per update, matmul {operations / floor / 1e9:.0f} GFLOP/s, {th.get_num_threads()} threads, {device}"
     )
     print(f"{'':20} {'ms/update':>10} {'min':>8} {'max':>8} {'of floor':>9} {'x d3rlpy':>9}")
     for label, seconds in median.items():

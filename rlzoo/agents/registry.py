@@ -1,4 +1,4 @@
-"""Every agent that ``rlzoo train`` knows. Standard library only: listing agents imports no torch."""
+"""Every agent that ``rlzoo train`` knows. Standard library only: listing needs no torch."""
 
 from __future__ import annotations
 

@@ -141,11 +141,14 @@ def _open(source: str) -> tuple[Transitions, RefusedError | None]:
 
 
 def _summary(found: dict[str, Any]) -> str:
+    from rlzoo.data.validate import Problem
     from rlzoo.report.tables import number, plus_minus
 
     returns, lengths = found["returns"] or {}, found["episode_lengths"] or {}
     actions = found["arrays"]["actions"]
     at_bounds = found["actions_at_bounds"]
+    said = [str(Problem(**problem)) for problem in found["problems"]]
+    notes = [note for note in found["notes"] if note not in said] or ["-"]
     lines = [
         f"data set      {found['id']} ({found['env_id'] or 'environment unknown'})",
         f"size          {found['transitions']:,} transitions, {found['episodes']:,} episodes "
@@ -162,12 +165,11 @@ def _summary(found: dict[str, Any]) -> str:
         f"{number(returns.get('min'))} to {number(returns.get('max'))} "
         f"{_histogram(found['return_histogram'])}, normalised {number(found['normalized_score'])}",
         f"fingerprint   {found['fingerprint']}",
-        f"notes         {'; '.join(found['notes']) or '-'}",
+        f"notes         {'; '.join(notes)}",
     ]
     problems = [
-        f"{'WRONG' if p['severity'] == 'error' else 'note '}  {p['message']}"
-        + (f", first at {p['first']}" if p["first"] else "")
-        for p in found["problems"]
+        f"{'WRONG' if problem['severity'] == 'error' else 'unusual':<12}  {text}"
+        for problem, text in zip(found["problems"], said, strict=True)
     ]
     return "\n".join([*lines, *(problems or ["Nothing is wrong."])])
 

@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in given
     arguments = [argument for argument in given if argument != "--debug"]
     warnings.formatwarning = _one_line
+    warnings.filterwarnings("once", category=UserWarning)
     try:
         code = app(arguments, prog_name="rlzoo", standalone_mode=False, obj=given)
     except KeyboardInterrupt:

@@ -92,9 +92,10 @@ def summary(result: TrainResult) -> str:
         data = result.data_returns
         returns = plus_minus(data["mean"], data["std"])
         rows.append(("data", returns, number(data["episodes"], 0), number(data_score(result))))
+    unit = "steps" if result.data_returns is None else "updates"
     title = (
         f"{record['agent']} on {record['env']}, preset {record['preset']}, seed {record['seed']}: "
-        f"{record['total_timesteps']:,} steps in {record['wall_seconds']:,.0f} s, "
+        f"{record['total_timesteps']:,} {unit} in {record['wall_seconds']:,.0f} s, "
         f"{record['steps_per_second']:,.1f} per second without evaluations"
     )
     lines = [title, text_table(columns, rows, right=columns[1:]), f"Run folder: {result.run_dir}"]
@@ -136,6 +137,7 @@ def _draw(result: TrainResult) -> Path | None:
     random, expert = reference(record["env"]) or (None, None)
     mean = None if result.data_returns is None else result.data_returns["mean"]
     lines = {"mean of the data": mean, "random (D4RL)": random, "expert (D4RL)": expert}
+    unit = "steps" if result.data_returns is None else "updates"
     title = (
         f"{record['agent']} on {record['env']} (preset {record['preset']}, seed {record['seed']})"
     )

@@ -96,7 +96,9 @@ class Transitions:
 
         Falls back to all episodes when every one was cut.
         """
-        chosen = self.episode_returns[self.complete] if self.complete.any() else self.episode_returns
+        chosen = (
+            self.episode_returns[self.complete] if self.complete.any() else self.episode_returns
+        )
         return {
             "mean": float(chosen.mean()),
             "std": float(chosen.std()),

@@ -100,12 +100,17 @@ class CheckpointCallback(BaseCallback):
         self.run, self.checkpoint_freq, self.evaluation = run, checkpoint_freq, evaluation
         self.progress, self.keep_last = progress, keep_last
         self._next = checkpoint_freq
+        self._last: int | None = None
 
     def _on_step(self) -> bool:
         if self.num_timesteps >= self._next:
             self._next += self.checkpoint_freq
             self.publish()
         return True
+
+    def _on_training_end(self) -> None:
+        if self._last != self.num_timesteps:
+            self.publish()
 
     def publish(self) -> None:
         """Write a checkpoint now; a full disk is reported and does not stop the training."""
@@ -117,6 +122,7 @@ class CheckpointCallback(BaseCallback):
                 {"class": f"{type(self.model).__module__}:{type(self.model).__name__}"},
                 keep_last=self.keep_last,
             )
+            self._last = self.num_timesteps
         except NotPublishedError as error:
             self.progress.message(f"Checkpoint {self.num_timesteps} was not written: {error}")
 
@@ -161,9 +167,9 @@ class ProgressCallback(BaseCallback):
         if not self._told and learning and now - self._started > 5:
             self._told = True
             rate = self.num_timesteps / (now - self._started)
-            minutes = (self.total - self.num_timesteps) / rate / 60
+            seconds = (self.total - self.num_timesteps) / rate
+            left = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
             self.progress.message(
-                f"{rate:.0f} {self.unit} per second: about {minutes:.0f} min to go, "
-                "evaluations not counted."
+                f"{rate:,.0f} {self.unit} per second: about {left} to go, evaluations not counted."
             )
         return True

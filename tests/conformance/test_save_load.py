@@ -34,16 +34,23 @@ def assert_predict_the_same(a: BaseAlgorithm, b: BaseAlgorithm) -> None:
         np.testing.assert_array_equal(*actions)
 
 
-def go_on(model: BaseAlgorithm, steps: int) -> BaseAlgorithm:
+def falling(progress: float) -> float:
+    """Learning rate from 1e-3 to 0."""
+    return 1e-3 * progress
+
+
+def go_on(model: BaseAlgorithm, steps: int, start_over: bool = False) -> BaseAlgorithm:
     """Train on from generators and environment in a known state."""
     model.set_random_seed(21)
     model._last_obs = None  # both copies begin an episode
-    return model.learn(steps, reset_num_timesteps=False)
+    return model.learn(steps, reset_num_timesteps=start_over)
 
 
-@pytest.mark.parametrize("learning_rate", [1e-3, lambda progress: 1e-3 * progress])
+@pytest.mark.parametrize(
+    ("learning_rate", "start_over"), [(1e-3, False), (falling, False), (falling, True)]
+)
 def test_a_loaded_copy_predicts_and_trains_the_same(
-    agent: Subject, tmp_path: Path, learning_rate: Any
+    agent: Subject, tmp_path: Path, learning_rate: Any, start_over: bool
 ) -> None:
     model = agent.trained(learning_rate=learning_rate)
     model.save(tmp_path / "model")
@@ -59,9 +66,10 @@ def test_a_loaded_copy_predicts_and_trains_the_same(
     if not agent.spec.needs_data:  # both would write into it
         loaded.save_replay_buffer(tmp_path / "buffer")  # type: ignore[attr-defined]
         loaded.load_replay_buffer(tmp_path / "buffer")  # type: ignore[attr-defined]
-    go_on(model, agent.steps), go_on(loaded, agent.steps)
+    for copy in (model, loaded):
+        go_on(copy, agent.steps, start_over)
     assert_same_state(model, loaded)
-    assert model.num_timesteps == loaded.num_timesteps == 2 * agent.steps
+    assert model.num_timesteps == loaded.num_timesteps == agent.steps * (1 if start_over else 2)
 
 
 WAYS: dict[str, tuple[Callable[[Path], Any], Callable[[Path], Any]]] = {
