@@ -198,7 +198,8 @@ def compare(name: str, vae: int, args: argparse.Namespace, python: Path | None) 
     floor, peer_time = median["fp32 matmul floor"], median.get("d3rlpy")
     print(
         f"\n{name} ({obs}, {act}), behaviour model {vae}-{vae}: "
-        f"{operations / 1e9:.2f} GFLOP per update, matmul {operations / floor / 1e9:.0f} GFLOP/s, {th.get_num_threads()} threads, {device}"
+        f"{operations / 1e9:.2f} GFLOP per update, "
+        f"matmul {operations / floor / 1e9:.0f} GFLOP/s, {th.get_num_threads()} threads, {device}"
     )
     print(f"{'':20} {'ms/update':>10} {'min':>8} {'max':>8} {'of floor':>9} {'x d3rlpy':>9}")
     for label, seconds in median.items():
