@@ -51,6 +51,7 @@ def draw_curve(
     for index, (name, value) in enumerate(shown.items(), start=1):
         axes.axhline(value, color=f"C{index}", linestyle="--", label=f"{name}: {value:,.0f}")
     axes.set(title=title, xlabel=unit, ylabel="undiscounted return")
+    axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize="small")
     buffer = io.BytesIO()

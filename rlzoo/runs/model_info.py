@@ -69,15 +69,24 @@ def _is_setting(name: str, value: Any) -> bool:
 def _imports(entry: dict[str, Any]) -> list[str]:
     """Return the names that a pickle would import, read from its opcodes."""
     found: set[str] = set()
-    strings: list[str] = []
+    memo: dict[int, str | None] = {}
+    last: str | None = None  # the text that the opcode before this one pushed
+    texts: list[str] = []
     try:
         for opcode, argument, _ in pickletools.genops(base64.b64decode(entry[":serialized:"])):
+            if opcode.name == "MEMOIZE" or opcode.name.endswith("PUT"):
+                memo[len(memo) if argument is None else int(argument)] = last
+                continue
+            last = argument if isinstance(argument, str) else None
             if opcode.name == "GLOBAL":
-                found.add(str(argument).replace(" ", "."))
+                found.add(str(last).replace(" ", "."))
+                last = None
             elif opcode.name == "STACK_GLOBAL":
-                found.add(".".join(strings[-2:]))
-            elif isinstance(argument, str):
-                strings.append(argument)
+                found.add(".".join(texts[-2:]))
+            elif opcode.name.endswith("GET"):
+                last = memo.get(int(argument or 0))
+            if last is not None:
+                texts.append(last)
     except Exception as error:  # the bytes are a stranger's
         return [*sorted(found), f"(unreadable: {type(error).__name__})"]
     return sorted(found)

@@ -1,6 +1,6 @@
 """BEAR on collected Hopper-v4 medium data, against the data mean and naive TD3 on the same batch.
 
-Thresholds: mean of the evaluations from 10,000 updates on, as a share of the mean return of the data.
+Thresholds: mean of the evaluations from 10,000 updates on, as a share of the data mean return.
 """
 
 from __future__ import annotations
