@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -64,10 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in given
     arguments = [argument for argument in given if argument != "--debug"]
-    warnings.formatwarning = _one_line
-    warnings.filterwarnings("once", category=UserWarning)
     try:
-        code = app(arguments, prog_name="rlzoo", standalone_mode=False, obj=given)
+        with _short_warnings():
+            code = app(arguments, prog_name="rlzoo", standalone_mode=False, obj=given)
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
@@ -97,6 +97,19 @@ def _explain(error: Exception) -> int:
     print(f"Internal error: {type(error).__name__}: {what}", file=sys.stderr)
     print("This should not happen; --debug shows where it comes from.", file=sys.stderr)
     return 1
+
+
+@contextlib.contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Print a warning as one line, and the same text only once."""
+    before = warnings.formatwarning
+    warnings.formatwarning = _one_line
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("once", category=UserWarning)
+            yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:

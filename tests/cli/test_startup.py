@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +115,24 @@ def test_ctrl_c_exits_130(rlzoo: Callable, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr("rlzoo.runs.doctor.examine", interrupted)
     assert rlzoo("doctor") == (130, "", "Interrupted.\n")
+
+
+def test_ctrl_c_during_training_exits_130_without_traceback(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlzoo.cli.main", "train", "ppo", "--env", "CartPole-v1",
+         "--steps", "100000000", "--run-dir", str(tmp_path / "run")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("training ppo"):
+            break
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Interrupted." in err
+    assert "Traceback" not in err
+    assert out == ""
 
 
 def test_list_has_every_agent_with_its_presets(rlzoo: Callable) -> None:

@@ -36,9 +36,7 @@ def record(run: Path) -> dict:
 
 
 @pytest.fixture
-def again(
-    rlzoo: Callable, small_data: str, tmp_path: Path, tiny_bear: tuple[str, ...]
-) -> Callable:
+def again(rlzoo: Callable, small_data: str, tmp_path: Path, tiny_bear: tuple[str, ...]) -> Callable:
     """Train like ``bear_run``; later options win over earlier ones."""
 
     def train(name: str, *more: str) -> Path:
@@ -86,9 +84,7 @@ def test_progress_csv_has_the_evaluations(bear_run: Path) -> None:
     assert [float(r["eval/mean_reward"]) for r in rows] == pytest.approx([m for _, m in curve])
 
 
-def test_the_same_command_gives_the_same_weights_and_curve(
-    again: Callable, bear_run: Path
-) -> None:
+def test_the_same_command_gives_the_same_weights_and_curve(again: Callable, bear_run: Path) -> None:
     repeated = again("repeated")
     assert same(repeated, bear_run)
     for key in ("curve", "final", "best", "dataset_fingerprint"):
@@ -106,9 +102,7 @@ def test_evaluating_more_often_does_not_change_the_training(
     assert record(often)["final"] == record(bear_run)["final"]
 
 
-def test_config_yaml_of_a_run_repeats_it(
-    rlzoo: Callable, bear_run: Path, tmp_path: Path
-) -> None:
+def test_config_yaml_of_a_run_repeats_it(rlzoo: Callable, bear_run: Path, tmp_path: Path) -> None:
     shutil.copy(bear_run / "config.yaml", tmp_path / "again.yaml")
     found = rlzoo("train", "bear", "--config", "again.yaml", "--seed", 5, "--run-dir", "r")
     assert found.code == 0, found.err
