@@ -172,9 +172,10 @@ def compare(name: str, vae: int, args: argparse.Namespace, python: Path | None) 
         "fp32 matmul floor": Matmul(operations, device),
         "rlzoo": Ours(dataset, vae, device, capture=False),
         "rlzoo bf16": Ours(dataset, vae, device, capture=False, bf16=True),
-        "rlzoo capture": Ours(dataset, vae, device, capture=True),
-        "rlzoo capture bf16": Ours(dataset, vae, device, capture=True, bf16=True),
     }
+    if device.startswith("cuda"):
+        variants["rlzoo capture"] = Ours(dataset, vae, device, capture=True)
+        variants["rlzoo capture bf16"] = Ours(dataset, vae, device, capture=True, bf16=True)
     peers = []
     if python is not None:
         sizes = {

@@ -1,7 +1,8 @@
-"""One switch that captures a whole update: a CUDA graph on a GPU, ``torch.compile`` on a CPU.
+"""One switch that captures a whole update as a CUDA graph.
 
 An update of small networks on a GPU spends its time launching a few hundred kernels; a graph
-launches them all at once. On a CPU the compiler fuses what lies between the matmuls.
+launches them all at once. On a CPU there is nothing to gain: compiling BEAR's update there with
+``torch.compile`` saved 10 % in fp32 and cost 10 % in bf16.
 """
 
 from __future__ import annotations

@@ -193,6 +193,11 @@ class BEAR(OfflineAlgorithm):
             self._setup_model()
 
     def _check_combinations(self) -> None:
+        if self.capture is True and self.device.type != "cuda":
+            raise RefusedError(
+                f"BEAR: capture=True on device {self.device}.",
+                "Allowed on CUDA only; leave it at 'auto'.",
+            )
         low, high = self.log_alpha_bounds
         if not low < high:
             raise RefusedError(
