@@ -152,21 +152,21 @@ class ProgressCallback(BaseCallback):
     def __init__(self, progress: Progress, total: int, unit: str) -> None:
         super().__init__()
         self.progress, self.total, self.unit = progress, total, unit
-        self._started = self._shown = 0.0
+        self._shown = 0.0
+        # Time and step of the first update: what comes before (random actions) is much faster.
+        self._since: tuple[float, int] | None = None
         self._told = False
-
-    def _on_training_start(self) -> None:
-        self._started = self._shown = time.monotonic()
 
     def _on_step(self) -> bool:
         now = time.monotonic()
         if now - self._shown > 0.5:
             self._shown = now
             self.progress.update(self.num_timesteps)
-        learning = getattr(self.model, "_n_updates", 1) > 0
-        if not self._told and learning and now - self._started > 5:
+        if self._since is None and getattr(self.model, "_n_updates", 1) > 0:
+            self._since = (now, self.num_timesteps)
+        if not self._told and self._since is not None and now - self._since[0] > 5:
             self._told = True
-            rate = self.num_timesteps / (now - self._started)
+            rate = (self.num_timesteps - self._since[1]) / (now - self._since[0])
             seconds = (self.total - self.num_timesteps) / rate
             left = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
             self.progress.message(

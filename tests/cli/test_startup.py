@@ -51,7 +51,7 @@ def test_the_table_of_commands_is_complete() -> None:
     assert names == set(COMMANDS)
 
 
-def test_an_unknown_agent_is_refused_in_three_lines_without_traceback() -> None:
+def test_case_01_unknown_agent_is_refused_in_three_lines_without_traceback() -> None:
     done = process("train", "bera")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) <= 3

@@ -448,6 +448,3 @@ class BEAR(OfflineAlgorithm):
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names = [f"{name}_optimizer" for name in ("critic", "actor", "behavior", "alpha")]
         return ["policy", *names], ["log_alpha"]
-
-
-__all__ = ["BEAR", "BEARActor", "BEARPolicy"]
