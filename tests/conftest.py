@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 
@@ -31,6 +32,13 @@ def minari_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.setenv("MINARI_DATASETS_PATH", folder)
         patch.setenv("SB3_LOGDIR", str(tmp_path_factory.mktemp("sb3")))
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def no_flush_to_zero() -> None:
+    """Undo what ``configure_cpu`` sets for the whole process: hypothesis needs tiny floats."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
 
 
 @cache
