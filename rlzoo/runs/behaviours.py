@@ -25,7 +25,7 @@ def ship_behaviour(
     100 episodes of the sampled and of the deterministic policy, from fixed initial states.
 
     Args:
-        model_path: Model of the agent, from SB3's own ``save``: it is unpickled, so it must be yours.
+        model_path: Model of the agent, from SB3's own save: it is unpickled, so use your own only.
         agent: Name of the agent in the registry.
         env_id: Environment id.
         level: ``"medium"`` or ``"expert"``.
