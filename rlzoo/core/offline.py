@@ -16,14 +16,12 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import check_for_correct_spaces
-from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rlzoo.core.arguments import check_arguments
 from rlzoo.core.dataset_buffer import DatasetBuffer, FileLike, TransitionsLike
@@ -41,54 +39,35 @@ DATASET_LOADER = "rlzoo.data.load:load_dataset"
 FINITE_CHECK_EVERY = 100
 
 
-class SpacesOnlyVecEnv(VecEnv):
-    """A ``VecEnv`` that has spaces and can be reset to zeros, but refuses to step.
-
-    SB3's training loop and its callbacks demand an environment, which batch data do not have.
-    """
+class SpacesOnlyEnv(gym.Env[Any, Any]):
+    """An environment that has spaces and can be reset to zeros, but refuses to step."""
 
     def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]):
-        super().__init__(1, observation_space, action_space)
+        self.observation_space, self.action_space = observation_space, action_space
 
-    def reset(self) -> VecEnvObs:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """Return zeros in the shape of the observation space."""
+        super().reset(seed=seed)
         space = self.observation_space
-        return np.zeros((1, *(space.shape or ())), dtype=space.dtype)
+        return np.zeros(space.shape or (), dtype=space.dtype), {}
 
-    def step_async(self, actions: NDArray[Any]) -> None:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Refuse: there is nothing to step."""
         raise RefusedError(
             "This agent has data but no environment, so it cannot be stepped.",
             "Give it one: model.set_env(env).",
         )
 
-    def step_wait(self) -> VecEnvStepReturn:
-        """Refuse: there is nothing to step."""
-        self.step_async(np.zeros(0))
-        raise RuntimeError
 
-    def close(self) -> None:
-        """Do nothing."""
+class SpacesOnlyVecEnv(DummyVecEnv):
+    """One :class:`SpacesOnlyEnv`, the stand-in where batch data have no environment.
 
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return ``None`` for ``render_mode``, which ``VecEnv`` asks for."""
-        if attr_name == "render_mode":
-            return [None]
-        raise AttributeError(f"{type(self).__name__} has no attribute {attr_name!r}")
+    SB3's training loop and its callbacks demand one. A ``DummyVecEnv``, because ``EvalCallback``
+    warns when training and evaluation environments are of different kinds.
+    """
 
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set an attribute on this object."""
-        setattr(self, attr_name, value)
-
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kw: Any) -> list[Any]:
-        """Refuse: there is no environment to call."""
-        raise AttributeError(f"{type(self).__name__} has no method {method_name!r}")
-
-    def env_is_wrapped(
-        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Any = None
-    ) -> list[bool]:
-        """Return ``[False]``."""
-        return [False]
+    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]):
+        super().__init__([lambda: SpacesOnlyEnv(observation_space, action_space)])
 
 
 def _load(dataset: Any) -> TransitionsLike:

@@ -23,8 +23,6 @@ from stable_baselines3.common.callbacks import (
 
 from .agents import EPISODE, Subject
 
-pytestmark = pytest.mark.filterwarnings("ignore:Training and eval env are not of the same type")
-
 
 class Recorder(BaseCallback):
     """Counts every hook, and keeps what the training loop shows."""

@@ -124,9 +124,7 @@ def test_evaluation_does_not_change_what_is_learned(agent: Subject) -> None:
     plain = agent.trained()
     evaluated = agent.make()
     callback = EvalCallback(agent.vec(seed=9), eval_freq=20, n_eval_episodes=1, verbose=0)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Training and eval env are not of the same type")
-        evaluated.learn(agent.steps, callback=callback)
+    evaluated.learn(agent.steps, callback=callback)
     assert callback.evaluations_timesteps == [] or callback.n_calls == agent.steps
     assert_same_state(plain, evaluated)
 

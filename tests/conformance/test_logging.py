@@ -11,8 +11,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from .agents import Subject
 
-pytestmark = pytest.mark.filterwarnings("ignore:Training and eval env are not of the same type")
-
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Return ``{tag: [(step, value), ...]}`` of everything written into a folder."""
