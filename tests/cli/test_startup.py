@@ -122,6 +122,8 @@ def test_ctrl_c_during_training_exits_130_without_traceback(tmp_path: Path) -> N
         [sys.executable, "-m", "rlzoo.cli.main", "train", "ppo", "--env", "CartPole-v1",
          "--steps", "100000000", "--run-dir", str(tmp_path / "run")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell that starts the tests in the background makes its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:
