@@ -24,7 +24,10 @@ class RlzooError(Exception):
 
     def __init__(self, given: str, allowed: str = "", todo: str = "") -> None:
         self.given, self.allowed, self.todo = given, allowed, todo
-        super().__init__("\n".join(line for line in (given, allowed, todo) if line))
+        super().__init__(given, allowed, todo)
+
+    def __str__(self) -> str:
+        return "\n".join(line for line in (self.given, self.allowed, self.todo) if line)
 
 
 class RefusedError(RlzooError, ValueError):
