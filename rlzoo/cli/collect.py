@@ -88,13 +88,15 @@ def describe(data: Transitions) -> str:
     from rlzoo.report.tables import number, plus_minus
 
     returns = data.return_statistics()
+    # Where every episode was cut, the statistics are of cut ones and say little about the policy.
+    kind = "complete" if data.complete.any() else "cut"
     score = number(normalized_score(data.env_id, returns["mean"]))
     return "\n".join(
         [
             f"data set     {data.dataset_id}",
             f"size         {len(data):,} transitions, {data.n_episodes:,} episodes",
             f"return       {plus_minus(returns['mean'], returns['std'])} over "
-            f"{returns['episodes']:,} complete episodes, {number(returns['min'])} to "
+            f"{returns['episodes']:,} {kind} episodes, {number(returns['min'])} to "
             f"{number(returns['max'])}",
             f"normalised   {score}",
             f"fingerprint  {data.fingerprint}",

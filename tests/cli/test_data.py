@@ -219,3 +219,9 @@ def test_export_as_an_sb3_replay_buffer(
     assert buffer.size() == len(pendulum_data)
     np.testing.assert_array_equal(buffer.rewards[: buffer.size(), 0], pendulum_data.rewards)
     assert rlzoo("dataset", "export", "my/buffer-v0", "--to", "buffer.csv").refused
+
+
+def test_a_collection_of_cut_episodes_says_so(rlzoo: Callable) -> None:
+    found = rlzoo("collect", "rlzoo/halfcheetah/random-v0", "--size", "160")
+    assert found.code == 0
+    assert "over 16 cut episodes" in found.out
