@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: install  ## Collect Hopper data, train BEAR on it, evaluate: about ten minutes on two cores.
+demo: install  ## Collect Hopper data, train BEAR on it, evaluate: about 12 minutes of CPU time.
 	$(BIN)/rlzoo demo
 
 test: install  ## Run the tests that CI runs.
