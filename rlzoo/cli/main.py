@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with: rlzoo demo (ten minutes), or rlzoo list.",
+    epilog="Start with: rlzoo demo, or rlzoo list.",
 )
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
