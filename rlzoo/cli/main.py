@@ -12,7 +12,18 @@ from typing import Annotated, Any
 import typer
 
 from rlzoo import __version__
-from rlzoo.cli import agents, collect, config, dataset, demo, doctor, evaluate, inspect, train
+from rlzoo.cli import (
+    agents,
+    collect,
+    config,
+    dataset,
+    demo,
+    doctor,
+    evaluate,
+    inspect,
+    record,
+    train,
+)
 from rlzoo.errors import RlzooError
 
 app = typer.Typer(
@@ -28,6 +39,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("collect")(collect.collect)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(config.app, name="config")
+app.command("record")(record.record)
 app.command("inspect")(inspect.inspect)
 app.command("list")(agents.list_agents)
 app.command("doctor")(doctor.doctor)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecEnv
@@ -74,17 +75,7 @@ def evaluate(
         name: Name of the evaluation, which keeps its streams apart from those of training.
         deterministic: Passed to ``predict``.
     """
-    # VecEnv.seed adds the index of the environment; named streams do not overlap.
-    env._seeds = [stream(seed, "eval", name, index) for index in range(env.num_envs)]
-    states = get_states()
-    seed_everything(stream(seed, "eval", name))
-    try:
-        found = evaluate_policy(
-            model, env, episodes, deterministic=deterministic, return_episode_rewards=True
-        )
-    finally:
-        set_states(states)
-    returns, lengths = (np.asarray(values, dtype=np.float64) for values in found)
+    returns, lengths = run_episodes(model, env, episodes, seed, name, deterministic)
     mean = float(np.mean(returns))
     return Evaluation(
         return_mean=mean,
@@ -93,3 +84,40 @@ def evaluate(
         length_mean=float(np.mean(lengths)),
         normalized=normalized_score(env_id, mean),
     )
+
+
+def run_episodes(
+    model: PolicyPredictor,
+    env: VecEnv,
+    episodes: int,
+    seed: int,
+    name: str | int = "eval",
+    deterministic: bool = True,
+    first: int = 0,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Run whole episodes as :func:`evaluate` does.
+
+    Args:
+        model: Anything with SB3's ``predict``.
+        env: From :func:`make_eval_env`.
+        episodes: Number of episodes.
+        seed: Seed of the run.
+        name: Name of the evaluation.
+        deterministic: Passed to ``predict``.
+        first: Number of the first episode; those of an evaluation start as these do one by one.
+
+    Returns:
+        Undiscounted returns and lengths, each ``[episodes]``.
+    """
+    # VecEnv.seed adds the index of the environment; named streams do not overlap.
+    env._seeds = [stream(seed, "eval", name, first + index) for index in range(env.num_envs)]
+    states = get_states()
+    seed_everything(stream(seed, "eval", name, *(("from", first) if first else ())))
+    try:
+        found = evaluate_policy(
+            model, env, episodes, deterministic=deterministic, return_episode_rewards=True
+        )
+    finally:
+        set_states(states)
+    returns, lengths = (np.asarray(values, dtype=np.float64) for values in found)
+    return returns, lengths

@@ -147,8 +147,8 @@ def load_policy(
         cls = get_agent(agent).load_class() if agent else None
         return load_model(cls, str(found.path), env=env, device=device, trust_pickle=trust)
     if found.kind == "behaviour":
-        return load_behaviour(_known_env(found, spec), found.level)
-    probe = make_env(_known_env(found, spec))
+        return load_behaviour(known_env(found, spec), found.level)
+    probe = make_env(known_env(found, spec))
     try:
         return RandomActions(probe.action_space)
     finally:
@@ -178,7 +178,7 @@ def evaluate_policy_spec(
     if episodes < 1:
         raise RefusedError(f"episodes={episodes} is out of range.", "Allowed: at least 1.")
     found = locate(spec, env_id)
-    known = _known_env(found, spec)
+    known = known_env(found, spec)
     env = make_eval_env(known, episodes, **found.env_kwargs)
     try:
         policy = load_policy(spec, known, device, trust, agent, env=env)
@@ -189,7 +189,12 @@ def evaluate_policy_spec(
         env.close()
 
 
-def _known_env(found: Located, spec: str) -> str:
+def known_env(found: Located, spec: str) -> str:
+    """Return the environment of what was located.
+
+    Raises:
+        RefusedError: If neither the user nor the file names one.
+    """
     if found.env_id is None:
         raise RefusedError(f"{spec} does not say its environment.", todo="Name it: --env Hopper-v4")
     return found.env_id

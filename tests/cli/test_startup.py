@@ -14,7 +14,18 @@ import rlzoo as package
 from rlzoo.cli.main import app
 from rlzoo.runs import AGENTS
 
-COMMANDS = ("train", "eval", "collect", "dataset", "config", "inspect", "list", "doctor", "demo")
+COMMANDS = (
+    "train",
+    "eval",
+    "collect",
+    "dataset",
+    "config",
+    "record",
+    "inspect",
+    "list",
+    "doctor",
+    "demo",
+)
 
 
 def process(*arguments: str) -> subprocess.CompletedProcess[str]:
