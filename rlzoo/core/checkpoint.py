@@ -4,6 +4,9 @@
 SHA-256 of each. It is built under a temporary name, flushed to the disk and renamed; older ones are
 removed only afterwards. A reader accepts nothing whose sums do not match, and :func:`latest` steps
 back to the newest that does.
+
+Large files that do not change (see :class:`Link`) are hard links: every folder is complete in
+itself, and may be removed without a look at the others, but the contents are on the disk once.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ import logging
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,19 +32,19 @@ from torch import Tensor
 
 import rlzoo
 from rlzoo.core import json_tree
+from rlzoo.core.checkpoint_files import Content, damaged, put, read_file, verify_file, write_flushed
+from rlzoo.core.checkpoint_files import DamagedError as DamagedError
+from rlzoo.core.checkpoint_files import FilePart as FilePart
+from rlzoo.core.checkpoint_files import Link as Link
 from rlzoo.core.finite import check_finite
 from rlzoo.core.safe_files import fsync_folder, remove, remove_leftovers, temporary_name
 from rlzoo.errors import FailedError, RefusedError
 
-FORMAT, VERSION = "rlzoo-checkpoint", 1
+FORMAT, VERSION = "rlzoo-checkpoint", 2  # 2: there are parts of the kind "file"
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _FOLDER = re.compile(r"ckpt-(\d+)(\.old-\d+(-\d+)?)?")
 _logger = logging.getLogger(__name__)
-
-
-class DamagedError(RefusedError):
-    """A checkpoint that is incomplete or whose contents do not match its sums."""
 
 
 class NotPublishedError(FailedError):
@@ -58,6 +61,7 @@ class Checkpoint:
         parts: By name, what was given to :func:`publish`, tensors on the CPU.
         meta: What was given to :func:`publish`.
         versions: Versions of the libraries that wrote it.
+        files: By name, the file of each part that was given as :class:`FilePart` or :class:`Link`.
     """
 
     path: Path
@@ -65,6 +69,7 @@ class Checkpoint:
     parts: dict[str, Any]
     meta: dict[str, Any]
     versions: dict[str, str]
+    files: dict[str, Path] = field(default_factory=dict)
 
 
 @functools.cache
@@ -92,6 +97,7 @@ def publish(
     name: str | None = None,
     keep_last: int | None = 3,
     protect: Iterable[str] = (),
+    links: Sequence[Link] = (),
 ) -> Path:
     """Write a checkpoint, and only then remove older ones.
 
@@ -99,12 +105,15 @@ def publish(
         folder: Where checkpoints live; made if missing.
         step: Current step, 0 or more.
         parts: By name: bytes, a dict of tensors, a ``state_dict`` of an optimiser, or any nesting
-            of dict, list, tuple, tensors, NumPy arrays and scalars. They come back exactly.
+            of dict, list, tuple, tensors, NumPy arrays and scalars. They come back exactly. Or a
+            :class:`FilePart`, which comes back as a path.
         meta: JSON-able facts for the manifest, such as ``{"class": ..., "dataset": ...}``.
         name: Name of the folder; ``ckpt-<step>`` unless given. One that exists is replaced. Other
             names (``"best"``) are never pruned and never returned by :func:`latest`.
         keep_last: How many ``ckpt-`` folders up to this step remain; None keeps all.
         protect: Names of folders that are kept in any case.
+        links: Files of earlier checkpoints (see :func:`linkable`). They become hard links, or
+            copies where the file system has none.
 
     Returns:
         The folder of the checkpoint.
@@ -116,6 +125,10 @@ def publish(
     """
     files, kinds = _serialise(parts)
     check_finite(_all_tensors(parts), step)
+    for link in links:
+        if link.name in kinds:
+            raise ValueError(f"Two parts have the name {link.name!r}.")
+        kinds[_checked(link.name)], files[f"{link.name}.safetensors"] = "file", link
     final = Path(folder) / (f"ckpt-{step}" if name is None else _checked(name))
     _write(final, step, files, kinds, meta)
     try:
@@ -150,18 +163,39 @@ def load(path: str | Path) -> Checkpoint:
         raise RefusedError(f"There is no checkpoint {path}.", todo="Give a folder like ckpt-1000.")
     manifest = _read_manifest(path)
     try:
+        paths = _file_parts(path, manifest)
+        unread = {file.name for file in paths.values()}
         contents = {
-            name: _read_file(path, name, facts["size"], facts["sha256"])
+            name: read_file(path / _checked(name), facts["size"], facts["sha256"])
             for name, facts in manifest["files"].items()
+            if name not in unread
         }
-        parts = {n: _parse(n, kind, contents) for n, kind in manifest["parts"].items()}
-        return Checkpoint(
-            path, manifest["step"], parts, json_tree.decode(manifest["meta"]), manifest["versions"]
-        )
+        for file in paths.values():
+            verify_file(file, **manifest["files"][file.name])
+        kinds = {name: kind for name, kind in manifest["parts"].items() if name not in paths}
+        parts = {name: _parse(name, kind, contents) for name, kind in kinds.items()}
+        meta = json_tree.decode(manifest["meta"])
+        return Checkpoint(path, manifest["step"], parts, meta, manifest["versions"], paths)
     except (KeyError, TypeError, ValueError, AttributeError, safetensors.SafetensorError) as error:
         if isinstance(error, DamagedError):
             raise
-        raise _damaged(path, f"not understood ({error})") from error
+        raise damaged(path, f"not understood ({error})") from error
+
+
+def linkable(path: str | Path) -> dict[str, Link]:
+    """Return by name the parts of a checkpoint that the next one may link to.
+
+    Their contents are not read: who has just written or loaded the checkpoint knows them.
+
+    Raises:
+        DamagedError: If the manifest is.
+    """
+    path = Path(path)
+    manifest = _read_manifest(path)
+    return {
+        name: Link(name, file, **manifest["files"][file.name])
+        for name, file in _file_parts(path, manifest).items()
+    }
 
 
 def latest(folder: str | Path) -> tuple[Checkpoint | None, str]:
@@ -215,19 +249,22 @@ def _all_tensors(parts: Mapping[str, Any]) -> dict[str, Tensor]:
     return {
         f"{part}/{name}": tensor
         for part, value in parts.items()
-        if not isinstance(value, bytes)
+        if not isinstance(value, bytes | FilePart)
         for name, tensor in json_tree.flatten_state(value)[0].items()
     }
 
 
-def _serialise(parts: Mapping[str, Any]) -> tuple[dict[str, bytes], dict[str, str]]:
+def _serialise(parts: Mapping[str, Any]) -> tuple[dict[str, Content], dict[str, str]]:
     """Return file name -> contents, and part -> kind."""
-    files: dict[str, bytes] = {}
+    files: dict[str, Content] = {}
     kinds: dict[str, str] = {}
     for name, value in parts.items():
         _checked(name)
         if isinstance(value, bytes):
             kinds[name], files[f"{name}.bin"] = "bytes", value
+            continue
+        if isinstance(value, FilePart):
+            kinds[name], files[f"{name}.safetensors"] = "file", value
             continue
         tensors, tree = json_tree.flatten_state(value)
         flat = isinstance(value, dict) and bool(tensors) and set(tensors) == set(value)
@@ -247,31 +284,27 @@ def _serialise(parts: Mapping[str, Any]) -> tuple[dict[str, bytes], dict[str, st
 def _write(
     final: Path,
     step: int,
-    files: dict[str, bytes],
+    files: dict[str, Content],
     kinds: dict[str, str],
     meta: Mapping[str, Any] | None,
 ) -> None:
     manifest = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": 2 if "file" in kinds.values() else 1,
         "step": int(step),
         "parts": kinds,
-        "files": {
-            name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            for name, data in files.items()
-        },
+        "files": {},
         "meta": json_tree.encode(dict(meta or {})),
         "versions": library_versions(),
     }
-    manifest["sha256"] = _digest(manifest)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(final.parent)
         with temporary_name(final) as temporary:
             temporary.mkdir()
-            for name, data in files.items():
-                _write_flushed(temporary / name, data)
-            _write_flushed(temporary / MANIFEST, json_tree.dumps(manifest).encode())
+            manifest["files"] = {n: put(temporary / n, what) for n, what in files.items()}
+            manifest["sha256"] = _digest(manifest)
+            write_flushed(temporary / MANIFEST, json_tree.dumps(manifest).encode())
             fsync_folder(temporary)
             _exchange(temporary, final)
     except OSError as error:
@@ -280,13 +313,6 @@ def _write(
             "Earlier checkpoints are intact.",
             "Free some disk space or choose another folder.",
         ) from error
-
-
-def _write_flushed(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _exchange(temporary: Path, final: Path) -> None:
@@ -323,23 +349,17 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json_tree.dumps(rest).encode()).hexdigest()
 
 
-def _damaged(path: Path, what: str) -> DamagedError:
-    return DamagedError(
-        f"Checkpoint {path.name} is damaged: {what}.", todo="Use an earlier checkpoint of the run."
-    )
-
-
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         text = (path / MANIFEST).read_text()
         manifest = json.loads(text)
     except OSError as error:
-        raise _damaged(path, f"{MANIFEST} cannot be read ({error.strerror})") from error
+        raise damaged(path, f"{MANIFEST} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"{MANIFEST} is not JSON") from error
+        raise damaged(path, f"{MANIFEST} is not JSON") from error
     exact = isinstance(manifest, dict) and json_tree.dumps(manifest) == text
     if not exact or manifest.get("sha256") != _digest(manifest):
-        raise _damaged(path, f"{MANIFEST} does not match its own sum")
+        raise damaged(path, f"{MANIFEST} does not match its own sum")
     if manifest.get("format") != FORMAT or manifest["version"] > VERSION:
         raise RefusedError(
             f"Checkpoint {path} has format {manifest.get('format')} {manifest.get('version')}.",
@@ -349,21 +369,16 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], manifest)
 
 
-def _read_file(path: Path, name: str, size: int, sha256: str) -> bytes:
-    try:
-        data = (path / _checked(name)).read_bytes()
-    except OSError as error:
-        raise _damaged(path, f"part {name} cannot be read ({error.strerror})") from error
-    if len(data) != size:
-        raise _damaged(path, f"part {name}, expected {size} bytes, found {len(data)}")
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise _damaged(path, f"part {name} does not match its checksum")
-    return data
+def _file_parts(path: Path, manifest: Mapping[str, Any]) -> dict[str, Path]:
+    names = [name for name, kind in manifest["parts"].items() if kind == "file"]
+    return {name: path / f"{_checked(name)}.safetensors" for name in names}
 
 
 def _parse(name: str, kind: str, contents: Mapping[str, bytes]) -> Any:
     if kind == "bytes":
         return contents[f"{name}.bin"]
+    if kind not in ("tensors", "state", "json"):
+        raise ValueError(f"part {name} is of the unknown kind {kind!r}")
     tensors = {}
     if f"{name}.safetensors" in contents:
         tensors = safetensors.torch.load(contents[f"{name}.safetensors"])
