@@ -2,8 +2,11 @@
 
 from rlzoo.envs.checks import check_action_space, check_api, check_env_id, policy_for
 from rlzoo.envs.make import make_env, make_vec
+from rlzoo.envs.training import EnvFailedError, TrainingVecEnv
 
 __all__ = [
+    "EnvFailedError",
+    "TrainingVecEnv",
     "check_action_space",
     "check_api",
     "check_env_id",

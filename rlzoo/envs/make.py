@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from rlzoo.core.seeding import check_seed, stream
 from rlzoo.envs import compat
 from rlzoo.envs.checks import check_api, check_env_id, first_line
+from rlzoo.envs.guard import EnvFailedError, Guard, Unmade
+from rlzoo.envs.workers import WorkerVecEnv
 from rlzoo.errors import RefusedError
+
+Factory = Callable[[], gym.Env[Any, Any]]
 
 
 def make_env(env_id: str, **env_kwargs: Any) -> gym.Env[Any, Any]:
@@ -80,15 +86,54 @@ def make_vec(
         finally:
             env.close()
 
-    def factory() -> gym.Env[Any, Any]:
-        env = make_env(env_id, **env_kwargs)
-        return Monitor(env) if monitor else env
-
-    factories: list[Callable[[], gym.Env[Any, Any]]] = [factory] * n_envs
-    vec = SubprocVecEnv(factories) if processes else DummyVecEnv(factories)
+    factories: list[Factory] = [
+        partial(_make_copy, env_id, index, n_envs, monitor, processes, env_kwargs)
+        for index in range(n_envs)
+    ]
+    vec = _in_processes(factories) if processes else _in_this_process(factories)
     # SB3 hands these to the first reset of each environment.
     vec._seeds = [stream(seed, "env", index) for index in range(n_envs)]
     return vec
+
+
+def _make_copy(
+    env_id: str, index: int, n_envs: int, monitor: bool, remote: bool, env_kwargs: dict[str, Any]
+) -> gym.Env[Any, Any]:
+    """Make one copy, in the process that it will run in."""
+    if remote:
+        # Ctrl-C reaches every process of a terminal; the parent decides when the workers end.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        env = make_env(env_id, **env_kwargs)
+        return Guard(Monitor(env) if monitor else env, remote)
+    except RefusedError as error:
+        if remote:
+            return Unmade(error, env_kwargs.get("render_mode"))
+        if index:  # Others could be made, so the cause may lie in the number of them.
+            error.given = f"Copy {index} of 0 to {n_envs - 1}: {error.given}"
+        raise
+
+
+def _in_processes(factories: list[Factory]) -> VecEnv:
+    try:
+        return WorkerVecEnv(factories)
+    except EnvFailedError as error:
+        raise RefusedError(error.given, todo=error.todo) from error.__cause__
+
+
+def _in_this_process(factories: list[Factory]) -> VecEnv:
+    made: list[gym.Env[Any, Any]] = []
+
+    def keep(factory: Factory) -> gym.Env[Any, Any]:
+        made.append(factory())
+        return made[-1]
+
+    try:
+        return DummyVecEnv([partial(keep, factory) for factory in factories])
+    except Exception:
+        for env in made:
+            env.close()
+        raise
 
 
 def _is_builtin(env_id: str) -> bool:

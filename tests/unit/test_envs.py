@@ -58,7 +58,7 @@ def test_processes_give_the_same_steps() -> None:
 @pytest.mark.parametrize("monitor", [True, False])
 def test_monitor_records_episodes(monitor: bool) -> None:
     vec = make_vec("CartPole-v1", monitor=monitor)
-    assert isinstance(vec.envs[0], Monitor) == monitor
+    assert vec.env_is_wrapped(Monitor) == [monitor]
     vec.reset()
     infos: list[dict[str, Any]] = [{}]
     done = np.array([False])
