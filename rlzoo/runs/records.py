@@ -57,7 +57,8 @@ class Records:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: io.FileIO | None = None
-        self._size: int | None = None  # bytes of whole records, once the file was opened
+        self._size = 0  # bytes of whole records
+        self._identity: tuple[int, int] | None = None  # of the file that has so many
 
     def open(self) -> int:
         """Open the file if it is not open, and return the number of bytes of whole records."""
@@ -75,14 +76,18 @@ class Records:
         except OSError:
             with contextlib.suppress(OSError):
                 file.truncate(size)
+            # The next record opens it by its name: the disk may be mounted again by then.
+            with contextlib.suppress(OSError):
+                self.close()
             raise
         self._size = size + len(record)
 
     def sync(self) -> None:
-        """Wait until everything is on the disk."""
-        file, size = self._opened()
-        if size:
-            os.fsync(file.fileno())
+        """Wait until everything that was added is on the disk."""
+        if self._file is not None:
+            file, size = self._opened()
+            if size:
+                os.fsync(file.fileno())
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
@@ -91,8 +96,8 @@ class Records:
             file.close()
 
     def replaced(self) -> None:
-        """Take note that the file is another one now, all of it whole."""
-        self._size = None
+        """Take note that another file has the name now, which is whole."""
+        self._identity = None
         self.close()
 
     def _opened(self) -> tuple[io.FileIO, int]:
@@ -102,6 +107,9 @@ class Records:
             raise FileNotFoundError(errno.ENOENT, "it was removed", str(self.path))
         if self._file is None:
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - it stays open
-            found = os.fstat(self._file.fileno()).st_size
-            self._size = found if self._size is None else min(found, self._size)
-        return self._file, self._size or 0
+            status = os.fstat(self._file.fileno())
+            identity = (status.st_dev, status.st_ino)
+            known = identity == self._identity
+            self._size = min(self._size, status.st_size) if known else status.st_size
+            self._identity = identity
+        return self._file, self._size
