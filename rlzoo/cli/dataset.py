@@ -92,10 +92,15 @@ def check(
 
 @app.command("import")
 def import_dataset(
-    path: Annotated[str, typer.Argument(help="D4RL .hdf5 file or Minari folder.")],
+    path: Annotated[
+        str, typer.Argument(help="D4RL .hdf5 file, Minari folder, or SB3 replay buffer (.pkl).")
+    ],
     dataset_id: Annotated[str, typer.Option("--id", metavar="ID", help="Such as my/hopper-v0.")],
     env: options.Env = None,
     overwrite: options.Overwrite = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Unpickle a replay buffer (.pkl): this runs its code.")
+    ] = False,
 ) -> None:
     """Check a data set and put it into the local Minari store."""
     from rlzoo.cli.collect import describe
@@ -107,7 +112,7 @@ def import_dataset(
     options_: dict[str, Any] = {}
     if env is not None and Path(path).is_file():
         options_["env_id"] = env
-    data = load_dataset(path, **options_)
+    data = load_dataset(path, trust_pickle=trust, **options_)
     if env is not None:
         data = data.with_metadata(env_id=env)
     print(describe(store(data, dataset_id, overwrite)))

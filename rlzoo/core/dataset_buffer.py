@@ -80,6 +80,23 @@ def scale_actions(actions: NDArray[Any], space: spaces.Box) -> NDArray[np.float3
     return np.clip(scaled, -(1 - 1e-6), 1 - 1e-6).astype(np.float32)
 
 
+def _read_arrays(path: FileLike) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in _Arrays._fields}
+        if len({len(array) for array in arrays.values()}) != 1:
+            raise ValueError("its arrays differ in length")
+        if any(array.dtype.kind not in "biuf" for array in arrays.values()):
+            raise ValueError("its arrays are not numbers")
+    except Exception as error:  # NumPy and zipfile have a dozen of ways to say "damaged"
+        text = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise RefusedError(
+            f"{path} holds no data set of an offline agent: {text}",
+            "Allowed: the .npz that save_replay_buffer() wrote; pickles are not read.",
+        ) from error
+    return arrays
+
+
 class DatasetBuffer(ReplayBuffer):
     """Read-only replay buffer whose storage and sampling live on ``device``.
 
@@ -202,10 +219,13 @@ class DatasetBuffer(ReplayBuffer):
         action_space: spaces.Space[Any],
         device: th.device | str,
     ) -> DatasetBuffer:
-        """Read what :meth:`save` wrote; nothing is unpickled."""
+        """Read what :meth:`save` wrote; nothing is unpickled.
+
+        Raises:
+            RefusedError: If the file is missing, damaged, or something else.
+        """
         buffer = cls.__new__(cls)
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in _Arrays._fields}
+        arrays = _read_arrays(path)
         super(ReplayBuffer, buffer).__init__(
             len(arrays["rewards"]), observation_space, action_space, device, n_envs=1
         )

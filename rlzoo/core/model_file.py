@@ -114,6 +114,21 @@ def read(file: BinaryIO, label: str, tensors: bool) -> ModelFile:
     return contents
 
 
+def read_parameters(path: ModelPath) -> dict[str, Any]:
+    """Return the state dictionaries of a model file, from SB3 or from rlzoo; nothing is unpickled.
+
+    Raises:
+        MissingModelError, RefusedError: As :func:`load_model`.
+    """
+    with open_model(path) as (file, label), zip_checks.opened(file, label) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".pth")]
+        return {
+            name.removesuffix(".pth"): _read_tensors(archive, name)
+            for name in names
+            if name != "pytorch_variables.pth"
+        }
+
+
 def _read_tensors(archive: zipfile.ZipFile, name: str) -> Any:
     inner = io.BytesIO(archive.read(name))
     with zip_checks.opened(inner, name):  # torch's files are archives as well
@@ -145,6 +160,12 @@ def description_of(contents: ModelFile) -> dict[str, Any]:
             f"Install rlzoo {found['versions'].get('rlzoo', '')} or newer.",
         )
     return found
+
+
+def misfit(label: str, model: Any, error: Exception) -> RefusedError:
+    """Return the refusal for states that torch or SB3 could not put into a model."""
+    text = " ".join(str(error).split())[:200]
+    return RefusedError(f"{label}: the weights do not fit {type(model).__name__}.", text)
 
 
 def listed(names: list[str]) -> str:

@@ -34,8 +34,10 @@ from rlzoo.core.model_file import (
     ModelPath,
     description_of,
     listed,
+    misfit,
     open_model,
     read,
+    read_parameters,
 )
 from rlzoo.core.safe_files import replacing
 from rlzoo.core.seeding import get_states, set_states
@@ -104,7 +106,7 @@ def describe(
     not_portable: dict[str, str] = {}
     schedules: list[str] = []
     rebuilt: list[str] = []
-    for name, value in _saved_attributes(model, set(exclude), set(include)).items():
+    for name, value in saved_attributes(model, exclude, include).items():
         try:
             attributes[name] = portable.encode(value, (name,))
         except NotPortableError:
@@ -131,10 +133,12 @@ def describe(
     }
 
 
-def _saved_attributes(model: BaseAlgorithm, exclude: set[str], include: set[str]) -> dict[str, Any]:
-    """Return what SB3 writes into its ``data`` member."""
+def saved_attributes(
+    model: BaseAlgorithm, exclude: Iterable[str] = (), include: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return what SB3 writes into its ``data`` member: attributes that are not tensors."""
     modules, variables = model._get_torch_save_params()
-    left_out = (exclude | set(model._excluded_save_params())) - include
+    left_out = {*exclude, *model._excluded_save_params()} - set(include)
     left_out |= {name.split(".")[0] for name in [*modules, *variables]}
     return {name: value for name, value in vars(model).items() if name not in left_out}
 
@@ -356,10 +360,7 @@ def _restore_tensors(model: BaseAlgorithm, contents: ModelFile) -> None:
             if value is not None:  # SB3 has either a learned or a fixed entropy coefficient
                 recursive_setattr(model, f"{name}.data", value.data.to(model.device))
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RefusedError(
-            f"{contents.label}: the weights do not fit {type(model).__name__}.",
-            " ".join(str(error).split())[:200],
-        ) from error
+        raise misfit(contents.label, model, error) from error
 
 
 def _warn(
@@ -412,6 +413,22 @@ class SafeSaveMixin(BaseAlgorithm):
     ) -> None:
         """Save the model; see :func:`save_model`."""
         save_model(self, path, exclude, include)
+
+    def set_parameters(
+        self,
+        load_path_or_dict: ModelPath | dict[str, Any],
+        exact_match: bool = True,
+        device: torch.device | str = "auto",
+    ) -> None:
+        """Set states from a dictionary or a model file; a bad file raises RefusedError."""
+        if isinstance(load_path_or_dict, dict):
+            super().set_parameters(load_path_or_dict, exact_match, device)
+            return
+        params = read_parameters(load_path_or_dict)
+        try:
+            super().set_parameters(params, exact_match, device)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise misfit(str(load_path_or_dict), self, error) from error
 
     @classmethod
     def load(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from rlzoo.data.transitions import Transitions
 from rlzoo.data.validate import drop_bad, repair, validate
 from rlzoo.errors import RefusedError, did_you_mean
+
+PICKLE_SUFFIXES = (".pkl", ".pickle")
 
 if TYPE_CHECKING:
     from stable_baselines3.common.buffers import ReplayBuffer
@@ -20,17 +22,20 @@ def load_dataset(
     drop_bad_episodes: bool = False,
     batch_size: int | None = None,
     horizon: int | None = None,
+    trust_pickle: bool = False,
     **options: Any,
 ) -> Transitions:
     """Load and validate a data set.
 
     Args:
         source: A Minari id (``rlzoo/hopper/medium-v0`` or any in the local store), the path of a
-            Minari folder, the path of a D4RL ``.hdf5`` file, an SB3 replay buffer, or transitions.
+            Minari folder, the path of a D4RL ``.hdf5`` file, an SB3 replay buffer or the path of
+            its ``.pkl``, or transitions.
         repair_actions: Clip actions to their bounds (``--repair clip``).
         drop_bad_episodes: Drop episodes with NaN or Inf (``--drop-bad``).
         batch_size: Fewer transitions are refused.
         horizon: No episode with that many steps is refused.
+        trust_pickle: Unpickle a ``.pkl``, which runs what its author put in; refused otherwise.
         **options: For the loader of this kind: ``time_limit``, ``ends``, ``env_id``,
             ``action_limit`` (D4RL), ``env_id``, ``dataset_id``, ``actions_scaled``, ``time_limit``
             (replay buffer).
@@ -42,6 +47,8 @@ def load_dataset(
         RefusedError: If it is missing, damaged or invalid; the message says what to do.
     """
     fix = repair_actions or drop_bad_episodes
+    if is_pickle(source):
+        source = _unpickled(source, trust_pickle, options)
     t = _load(source, check=not fix, options=options)
     if drop_bad_episodes:
         t = drop_bad(t)
@@ -50,6 +57,27 @@ def load_dataset(
     if fix or isinstance(source, Transitions) or batch_size is not None or horizon is not None:
         t = validate(t, batch_size=batch_size, horizon=horizon)
     return t
+
+
+def is_pickle(source: Any) -> TypeGuard[str | Path]:
+    """Return whether a source is the path of a pickle: by its first bytes, or by its suffix."""
+    if not isinstance(source, (str, Path)):
+        return False
+    path = Path(source).expanduser()
+    try:
+        with path.open("rb") as file:
+            head = file.read(2)
+    except (OSError, ValueError):  # not a file; a name with a NUL
+        return False
+    return path.suffix in PICKLE_SUFFIXES or (head[:1] == b"\x80" and head[1:] <= b"\x0f")
+
+
+def _unpickled(source: str | Path, trust_pickle: bool, options: dict[str, Any]) -> ReplayBuffer:
+    from rlzoo.data.sb3_buffers import load_replay_buffer
+
+    path = Path(source).expanduser()
+    options.setdefault("dataset_id", path.stem)
+    return load_replay_buffer(path, trust_pickle)
 
 
 def _load(source: Any, check: bool, options: dict[str, Any]) -> Transitions:

@@ -8,6 +8,7 @@ with a ``timeout`` flag beside it.
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.save_util import load_from_pkl
 
 from rlzoo.data.schema import add_note, build, schema_spaces
 from rlzoo.data.transitions import Transitions
@@ -84,6 +86,42 @@ def from_replay_buffer(
     for note in notes:
         warnings.warn(f"{dataset_id}: {note}", DatasetWarning, stacklevel=2)
     return validate(t)
+
+
+def load_replay_buffer(path: str | Path, trust_pickle: bool = False) -> ReplayBuffer:
+    """Read what SB3's ``save_replay_buffer`` wrote.
+
+    Args:
+        path: The ``.pkl`` file.
+        trust_pickle: Unpickle it: this runs whatever its author put in. For files of your own.
+
+    Raises:
+        RefusedError: Without ``trust_pickle``, or if the file is missing, damaged or holds
+            something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RefusedError(f"{path} does not exist.")
+    if not trust_pickle:
+        raise RefusedError(
+            f"{path} is a pickle; loading it would run the code that is in it.",
+            f"See what it names: rlzoo inspect {path}",
+            "If you trust where it comes from: rlzoo dataset import --trust (trust_pickle=True).",
+        )
+    try:
+        found = load_from_pkl(path)
+    except Exception as error:  # unpickling calls whatever the file says
+        text = (str(error).splitlines() or [""])[0][:160]
+        raise RefusedError(
+            f"{path} cannot be unpickled: {type(error).__name__}: {text}",
+            todo="Save it again with save_replay_buffer, or with the versions that wrote it.",
+        ) from error
+    if not isinstance(found, ReplayBuffer):
+        raise RefusedError(
+            f"{path} holds a {type(found).__name__}.",
+            "Allowed: stable_baselines3 ReplayBuffer, as save_replay_buffer writes it.",
+        )
+    return found
 
 
 def _chronological(buffer: ReplayBuffer) -> NDArray[np.int64]:

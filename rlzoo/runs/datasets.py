@@ -15,7 +15,7 @@ from rlzoo.core.safe_files import replacing
 from rlzoo.data import d4rl, minari_io
 from rlzoo.data import recipes as recipe_book
 from rlzoo.data.collect import collect
-from rlzoo.data.load import load_dataset
+from rlzoo.data.load import is_pickle, load_dataset
 from rlzoo.data.recipes import RECIPES, Recipe, get_recipe
 from rlzoo.data.sb3_buffers import to_replay_buffer
 from rlzoo.data.shards import discard
@@ -180,6 +180,8 @@ def open_unchecked(source: str, env_id: str | None = None) -> Transitions:
         RefusedError: If it is missing or so damaged that it cannot be read at all.
     """
     path = Path(source).expanduser()
+    if is_pickle(source):
+        return load_dataset(source)  # it refuses: only an import may unpickle
     if path.is_file():
         return d4rl.load(path, env_id=env_id, check=False)
     if path.is_dir() and not (minari_io.is_id(source) and minari_io.exists(source)):

@@ -1,15 +1,16 @@
-"""``rlzoo inspect``: what a model file holds, without running anything that is in it."""
+"""What a model file holds, read without running anything that is in it."""
 
 from __future__ import annotations
 
 import base64
+import io
 import json
-import pickletools
 import zipfile
 from pathlib import Path
 from typing import Any
 
-from rlzoo.core import model_file, portable
+from rlzoo.core import model_file, portable, zip_checks
+from rlzoo.core.pickle_imports import imports_of
 from rlzoo.core.spaces_json import short
 from rlzoo.runs.policies import locate
 
@@ -21,11 +22,12 @@ def describe_model(spec: str) -> dict[str, Any]:
     """Return what a model file or the model of a run folder holds.
 
     Returns:
-        ``path``; ``class``, ``policy``, ``observation_space``, ``action_space`` (None in a file
-        that rlzoo did not write); ``versions``; ``counters``; ``settings`` (plain values);
-        ``left_out``: attributes that are not restored; ``members``: name and size in bytes;
-        ``pickles``: name -> what unpickling it would import (SB3 keeps these; rlzoo's loader does
-        not touch them).
+        ``kind`` (``"model"``); ``path``; ``class``, ``policy``, ``observation_space``,
+        ``action_space`` (None in a file that rlzoo did not write); ``versions``; ``counters``;
+        ``settings`` (plain values); ``left_out``: attributes that are not restored; ``members``:
+        name and size in bytes; ``pickles``: name -> what unpickling it would import (SB3 keeps
+        these; rlzoo's loader does not touch them); ``weights``: the same for the files of torch,
+        which are read in its safe mode.
 
     Raises:
         RefusedError: If there is no such file, or it is damaged or dangerous.
@@ -34,12 +36,14 @@ def describe_model(spec: str) -> dict[str, Any]:
     with model_file.open_model(path) as (file, label):
         contents = model_file.read(file, label, tensors=False)
         file.seek(0)
-        with zipfile.ZipFile(file) as archive:
+        with zip_checks.opened(file, label) as archive:
             members = [(member.filename, member.file_size) for member in archive.infolist()]
             data = json.loads(archive.read("data"))
+            weights = _weight_imports(archive)
     description = contents.description or {}
     attributes = description.get("attributes", {})
     return {
+        "kind": "model",
         "path": str(path),
         "class": description.get("class"),
         "policy": description.get("policy_alias"),
@@ -51,6 +55,7 @@ def describe_model(spec: str) -> dict[str, Any]:
         "left_out": sorted(n for key in _LOST for n in description.get(key, ())),
         "members": members,
         "pickles": {name: _imports(data[name]) for name in sorted(contents.serialized)},
+        "weights": weights,
     }  # fmt: skip
 
 
@@ -67,26 +72,26 @@ def _is_setting(name: str, value: Any) -> bool:
 
 
 def _imports(entry: dict[str, Any]) -> list[str]:
-    """Return the names that a pickle would import, read from its opcodes."""
-    found: set[str] = set()
-    memo: dict[int, str | None] = {}
-    last: str | None = None  # the text that the opcode before this one pushed
-    texts: list[str] = []
+    """Return what an entry of SB3's ``data`` would import."""
     try:
-        for opcode, argument, _ in pickletools.genops(base64.b64decode(entry[":serialized:"])):
-            if opcode.name == "MEMOIZE" or opcode.name.endswith("PUT"):
-                memo[len(memo) if argument is None else int(argument)] = last
-                continue
-            last = argument if isinstance(argument, str) else None
-            if opcode.name == "GLOBAL":
-                found.add(str(last).replace(" ", "."))
-                last = None
-            elif opcode.name == "STACK_GLOBAL":
-                found.add(".".join(texts[-2:]))
-            elif opcode.name.endswith("GET"):
-                last = memo.get(int(argument or 0))
-            if last is not None:
-                texts.append(last)
-    except Exception as error:  # the bytes are a stranger's
-        return [*sorted(found), f"(unreadable: {type(error).__name__})"]
-    return sorted(found)
+        content = base64.b64decode(entry[":serialized:"])
+    except (ValueError, TypeError):
+        return ["(unreadable: not base64)"]
+    return imports_of(content)
+
+
+def _weight_imports(archive: zipfile.ZipFile) -> dict[str, list[str]]:
+    """Return what the pickles in the files of torch would import; its safe mode refuses most."""
+    found = {}
+    for name in archive.namelist():
+        if not name.endswith(".pth"):
+            continue
+        content = archive.read(name)
+        if not zipfile.is_zipfile(io.BytesIO(content)):
+            found[name] = imports_of(content)  # torch's format before 1.6
+            continue
+        with zip_checks.opened(io.BytesIO(content), name) as inner:
+            pickles = [member for member in inner.namelist() if member.endswith(".pkl")]
+            names = {entry for member in pickles for entry in imports_of(inner.read(member))}
+            found[name] = sorted(names)
+    return found

@@ -114,7 +114,7 @@ def _located_model(path: Path, env_id: str | None) -> Located:
         trained_in = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))["env"]
         values, _ = load_yaml(path.parent / "config.yaml")
         env_kwargs = dict(values["all"]["run"]["env_kwargs"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return Located("model", env_id, path=path)
     if env_id not in (None, trained_in):
         env_kwargs = {}
