@@ -332,6 +332,18 @@ def test_large_buffers_are_cut_into_files_and_written_one_at_a_time(tmp_path, mo
     assert_same(state(other), state(buffer))
 
 
+def test_small_files_of_a_buffer_of_large_rows_are_not_written_again(tmp_path, monkeypatch):
+    """Where a file holds fewer rows than what counts as small, all would be, again and again."""
+    monkeypatch.setattr(replay_files, "MAX_ROWS", 10)
+    monkeypatch.setattr(replay_files, "_SMALLEST", 4)
+    buffer, files = make("plain", size=200), ReplayFiles()
+    add(buffer, 200, np.random.default_rng(0))
+    save(files, tmp_path, 1, buffer, 200)
+    add(buffer, 2, np.random.default_rng(1))
+    _, parts, links = save(files, tmp_path, 2, buffer, 202)
+    assert (written_rows(parts), len(links)) == (3, 20)
+
+
 def test_a_restored_run_links_what_it_restored(tmp_path):
     generator = np.random.default_rng(0)
     buffer, files = make("plain", size=100), ReplayFiles()
@@ -593,6 +605,15 @@ def test_links_are_parts_like_others(tmp_path):
     with pytest.raises(NotPublishedError, match="changed after"):
         checkpoint.publish(tmp_path, 3, {}, links=[Link("x", link.path, 1, link.sha256)])
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt-2"]
+
+
+def test_large_files_are_verified_without_reading_them_into_memory(tmp_path):
+    path = checkpoint.publish(tmp_path, 1, {"big": FilePart(lambda: {"x": np.zeros(1 << 20)})})
+    tracemalloc.start()
+    checkpoint.load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_committed_needs_parts():
