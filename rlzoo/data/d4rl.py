@@ -113,8 +113,28 @@ def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             )
         keys = (*_REQUIRED, "timeouts", "next_observations")
         arrays = {key: file[key][()] for key in keys if key in file}
-        ours = json.loads(file[_OURS][()].decode()) if _OURS in file else {}
+        ours = _own_facts(path, file[_OURS][()]) if _OURS in file else {}
     return arrays, ours
+
+
+def _own_facts(path: Path, stored: Any) -> dict[str, Any]:
+    """Return what rlzoo wrote into the file, with the spaces made."""
+    try:
+        facts = json.loads(stored.decode())
+        return {
+            "metadata": {**facts["metadata"]},
+            "fingerprint": str(facts["fingerprint"]),
+            "observation_space": deserialize_space(facts["observation_space"]),
+            "action_space": deserialize_space(facts["action_space"]),
+        }
+    except Exception as error:  # anything may stand there
+        text = (str(error).splitlines() or [""])[0][:120]
+        raise RefusedError(
+            f"{path.name} is damaged: {_OURS} is not what rlzoo writes: "
+            f"{type(error).__name__}: {text}",
+            "",
+            _ADVICE,
+        ) from error
 
 
 def _check_columns(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
@@ -256,11 +276,7 @@ def _spaces(
     path: Path, arrays: dict[str, NDArray[Any]], ours: dict[str, Any], action_limit: float
 ) -> tuple[spaces.Box, spaces.Space[Any]]:
     if ours:
-        return schema_spaces(
-            deserialize_space(ours["observation_space"]),
-            deserialize_space(ours["action_space"]),
-            path.name,
-        )
+        return schema_spaces(ours["observation_space"], ours["action_space"], path.name)
     shape = arrays["observations"].shape[1:]
     pixels = arrays["observations"].dtype == np.uint8 and len(shape) >= 2
     observation_space = (

@@ -257,10 +257,19 @@ def load_folder(folder: Path, check: bool = True, dataset_id: str | None = None)
     data = folder / "data" if (folder / "data").is_dir() else folder
     raw = _read_metadata(data, todo(dataset_id or "rlzoo/") if dataset_id else _AGAIN)
     source = dataset_id or str(raw.get("dataset_id", folder.name))
-    t = _read_arrays(data, raw, source)
-    if check:
-        t = validate(_check_fingerprint(t, raw))
-    return t
+    try:
+        t = _read_arrays(data, raw, source)
+        if check:
+            t = _check_fingerprint(t, raw)
+    except RefusedError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        # Entries and attributes of a file from elsewhere may be of any type.
+        text = (str(error).splitlines() or [""])[0][:120]
+        raise RefusedError(
+            f"{source} is damaged: {type(error).__name__}: {text}", "", _AGAIN
+        ) from error
+    return validate(t) if check else t
 
 
 _AGAIN = "Collect, import or download the data set again."
@@ -270,11 +279,11 @@ def _read_metadata(data: Path, advice: str) -> dict[str, Any]:
     path = data / "metadata.json"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise RefusedError(
             f"{data} holds no Minari data set: metadata.json is missing.", "", advice
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         size = path.stat().st_size
         raise RefusedError(f"{path} is damaged ({size:,} bytes): {error}.", "", advice) from error
     missing = {"data_format", "total_episodes", "total_steps"} - set(

@@ -183,10 +183,17 @@ def _folder(folder: Path | None) -> Traversable:
 def _cards(folder: Path | None) -> dict[tuple[str, str], tuple[str, dict[str, Any]]]:
     """Return ``(env_id, level) -> (stem, card)`` of the shipped behaviours."""
     found = {}
-    for entry in sorted(_folder(folder).iterdir(), key=lambda e: e.name):
-        if entry.name.endswith(".json"):
+    where = _folder(folder)
+    if not where.is_dir():
+        raise RefusedError(f"{where} is not a folder of behaviours.")
+    for entry in sorted(where.iterdir(), key=lambda e: e.name):
+        if not entry.name.endswith(".json"):
+            continue
+        try:
             card = json.loads(entry.read_text(encoding="utf-8"))
             found[card["env_id"], card["level"]] = (entry.name.removesuffix(".json"), card)
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+            raise RefusedError(f"{entry.name} is not a card of a behaviour.") from error
     return found
 
 
@@ -219,6 +226,7 @@ def load_behaviour(env_id: str, level: str, folder: Path | None = None) -> Behav
             f"Shipped: {', '.join(names) or 'none'}.",
             "Give a model file as the policy instead.",
         )
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
     stem, card = cards[env_id, level]
@@ -228,10 +236,15 @@ def load_behaviour(env_id: str, level: str, folder: Path | None = None) -> Behav
         raise RefusedError(
             f"The weights {stem}.safetensors are missing.", todo="Reinstall rlzoo."
         ) from error
-    if hashlib.sha256(data).hexdigest() != card["weights_sha256"]:
+    if hashlib.sha256(data).hexdigest() != card.get("weights_sha256"):
         raise RefusedError(
             f"The weights {stem}.safetensors ({len(data)} bytes) are not those of their card.",
-            f"Expected sha256 {card['weights_sha256']}.",
+            f"Expected sha256 {card.get('weights_sha256')}.",
             "Reinstall rlzoo.",
         )
-    return Behaviour(card, load(data))
+    try:
+        return Behaviour(card, load(data))
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
+        if isinstance(error, RefusedError):
+            raise
+        raise RefusedError(f"Behaviour {stem} is damaged: {error}") from error
