@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +132,11 @@ class CsvOutput(CSVOutputFormat):
         empty = self.separator * (len(keys) - len(columns))
         text = _csv_line(keys) + "".join(f"{row}{empty}\n" for row in rows) if keys else ""
         content = text.encode(errors="surrogateescape")
-        if content != before:
+        if before.startswith(content):
+            os.truncate(path, len(content))  # Works on a full disk, too.
+        else:
             write_atomic(path, content)
-            self._records.replaced()
+        self._records.replaced()
         self.keys, self._columns = keys, list(keys)
 
 

@@ -448,6 +448,25 @@ def test_a_kill_while_going_on(tmp_path: Path, make: Callable[[Path], Reader]) -
     assert look("a") == fresh(tmp_path) == line(10, 20)
     log(run_logger(tmp_path, fail, after=20), 21, a=21)
     assert look("a") == fresh(tmp_path) == line(10, 20, 21)
+    assert len(events(tmp_path)) == 3 + 2 * 2 + 1  # the head, a and b twice: nothing is left twice
+
+
+def test_no_half_file_has_a_name_that_tensorboard_reads(tmp_path: Path) -> None:
+    first_run(tmp_path)
+    opened: list[str] | None = []
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and opened is not None and isinstance(arguments[0], str | bytes):
+            opened.append(os.fsdecode(arguments[0]))
+
+    sys.addaudithook(hook)
+    run_logger(tmp_path, fail, after=20)
+    names = {Path(name).name for name in opened if name.startswith(str(tmp_path))}
+    opened = None  # A hook cannot be removed.
+    assert any(name.startswith("events.tmp-") for name in names)
+    assert {name for name in names if "tfevents" in name} == {
+        path.name for path in event_files(tmp_path)
+    }
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
