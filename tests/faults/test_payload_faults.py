@@ -294,7 +294,7 @@ DANGEROUS = (
     "pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads",
     "dill.load", "dill.loads", "joblib.load", "marshal.loads", "shelve.open", "load_from_pkl",
     "load_from_zip_file", "VecNormalize.load", "yaml.load", "yaml.full_load", "yaml.unsafe_load",
-    "eval", "exec", "compile", "os.system", "torch.load", "th.load", "np.load", "numpy.load",
+    "eval", "exec", "os.system", "torch.load", "th.load", "np.load", "numpy.load",
 )  # fmt: skip
 SAFE = {"torch.load": ("weights_only", True), "th.load": ("weights_only", True),
         "np.load": ("allow_pickle", False), "numpy.load": ("allow_pickle", False)}  # fmt: skip
