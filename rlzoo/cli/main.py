@@ -22,6 +22,7 @@ from rlzoo.cli import (
     evaluate,
     inspect,
     record,
+    resume,
     train,
 )
 from rlzoo.errors import RlzooError
@@ -35,6 +36,7 @@ app = typer.Typer(
     epilog="Start with: rlzoo demo, or rlzoo list.",
 )
 app.command("train")(train.train)
+app.command("resume")(resume.resume)
 app.command("eval")(evaluate.evaluate)
 app.command("collect")(collect.collect)
 app.add_typer(dataset.app, name="dataset")

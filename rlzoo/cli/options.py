@@ -38,6 +38,10 @@ TrustedAgent = Annotated[
     str | None,
     typer.Option("--agent", metavar="NAME", help="With --trust: the agent that such a model is."),
 ]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Continue although settings, data, versions or code changed."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Workers = Annotated[
     int | None,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def train(
     context: typer.Context,
-    agent: Annotated[str, typer.Argument(help="Name of the agent; see: rlzoo list.")],
+    agent: Annotated[str | None, typer.Argument(help="Name of the agent; see: rlzoo list.")] = None,
     env: options.Env = None,
     dataset: Annotated[
         str | None,
@@ -51,12 +51,26 @@ def train(
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Threads of torch on the CPU.")
     ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Deterministic algorithms on CUDA; slower.")
+    ] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="RUN", help="Continue that run, as rlzoo resume does."),
+    ] = None,
+    force: options.Force = False,
 ) -> None:
     """Train an agent; its run folder gets the model, the curve and everything to repeat it."""
     from rlzoo.cli.console import ConsoleProgress
     from rlzoo.runs.train import TrainRequest
     from rlzoo.runs.train import train as run
 
+    if resume is not None:
+        _continue(context, resume, agent, steps, overrides, device, threads, force)
+        return
+    if agent is None:
+        raise typer.BadParameter("Which agent? For example: rlzoo train bear --env Hopper-v4")
+    given = [*(overrides or ()), *(["run.deterministic=true"] if deterministic else [])]
     request = TrainRequest(
         agent=agent,
         env_id=env,
@@ -66,7 +80,7 @@ def train(
         seed=seed,
         run_dir=run_dir,
         device=device,
-        overrides=tuple(overrides or ()),
+        overrides=tuple(given),
         config_file=config,
         eval_freq=eval_freq,
         eval_episodes=eval_episodes,
@@ -74,7 +88,37 @@ def train(
         threads=threads,
         command=options.command_line(context),
     )
-    result = run(request, ConsoleProgress())
+    print_result(run(request, ConsoleProgress()))
+
+
+def _continue(
+    context: typer.Context, run: Path, agent: str | None, steps: int | None,
+    overrides: list[str] | None, device: str, threads: int | None, force: bool,
+) -> None:  # fmt: skip
+    """Continue a run; options that would start another one are refused."""
+    from rlzoo.cli.resume import continue_run
+    from rlzoo.errors import RefusedError
+
+    names = ("env", "dataset", "seed", "run_dir", "preset", "config", "eval_freq", "eval_episodes",
+             "n_envs", "deterministic")  # fmt: skip
+    given = [name for name in names if _was_given(context, name)]
+    if given:
+        options_ = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise RefusedError(
+            f"{options_} cannot be given with --resume: the run has its own.",
+            "Allowed with it: --steps, --set, --device, --threads, --force.",
+        )
+    other = device if _was_given(context, "device") else None
+    continue_run(context, run, agent, steps, overrides, other, threads, force)
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def print_result(result: TrainResult) -> None:
+    """Print the table of a finished run and what one wants next."""
     print(summary(result))
     print()
     print("\n".join(next_steps(result)))

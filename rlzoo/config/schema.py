@@ -98,6 +98,12 @@ class RunSettings:
         dataset: Id or path of the data set of an offline agent; None takes the default one of the
             environment.
         env_kwargs: Keyword arguments of the environment.
+        keep_checkpoints: Number of checkpoints that are kept, besides the best model.
+        processes: One process per environment; pays for slow environments only.
+        env_timeout: Seconds that an environment in a process of its own may take for a step; None
+            waits for ever.
+        deterministic: Ask torch for deterministic algorithms, which an exact continuation needs on
+            CUDA; a CPU needs nothing.
     """
 
     steps: Annotated[int, AT_LEAST_ONE] = 100_000
@@ -107,6 +113,10 @@ class RunSettings:
     n_envs: Annotated[int, AT_LEAST_ONE] = 1
     dataset: str | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    keep_checkpoints: Annotated[int, AT_LEAST_ONE] = 3
+    processes: bool = False
+    env_timeout: Annotated[float, POSITIVE] | None = None
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)

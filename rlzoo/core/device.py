@@ -77,3 +77,13 @@ def configure_cpu(threads: int | None = None) -> int:
     torch.set_flush_denormal(True)
     keep_large_blocks()
     return threads
+
+
+def make_deterministic() -> None:
+    """Ask torch for deterministic algorithms: on one GPU the same run then gives the same bits.
+
+    A CPU needs nothing. Must run before the first matrix product on the GPU.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

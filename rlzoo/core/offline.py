@@ -38,6 +38,9 @@ DATASET_LOADER = "rlzoo.data.load:load_dataset"
 
 FINITE_CHECK_EVERY = 100
 
+# Where agents add up what they log, on the device, and the number of updates in it.
+_LOG_SUMS = {"_sums", "_n_summed"}
+
 
 class SpacesOnlyEnv(gym.Env[Any, Any]):
     """An environment that has spaces and can be reset to zeros, but refuses to step."""
@@ -225,7 +228,10 @@ class OfflineAlgorithm(SafeSaveMixin, OffPolicyAlgorithm):
         callback.on_training_start(locals(), globals())
         keep_on = True
         while keep_on and self.num_timesteps < total_timesteps:
-            steps = min(log_interval or 1000, total_timesteps - self.num_timesteps)
+            # Log lines at multiples of the interval, wherever an interrupted training goes on.
+            interval = log_interval or 1000
+            steps = interval - self.num_timesteps % interval
+            steps = min(steps, total_timesteps - self.num_timesteps)
             callback.on_rollout_start()
             keep_on = self._take_steps(steps, total_timesteps, callback)
             callback.on_rollout_end()
@@ -273,6 +279,18 @@ class OfflineAlgorithm(SafeSaveMixin, OffPolicyAlgorithm):
 
     def _log_training(self) -> None:
         """Record the agent's training metrics (the only place where they leave the device)."""
+
+    # ------------------------------------------------------------ exact resume
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what an exact continuation needs and ``save`` leaves out: the open log sums."""
+        return {name: getattr(self, name) for name in _LOG_SUMS if hasattr(self, name)}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take what :meth:`get_extra_state` returned."""
+        for name in _LOG_SUMS & state.keys():
+            value = state[name]
+            setattr(self, name, value.to(self.device) if isinstance(value, th.Tensor) else value)
 
     # --------------------------------------------------------------- SB3 hooks
 

@@ -89,7 +89,7 @@ class TrainingVecEnv(VecEnvWrapper):
         if self._log and actions.dtype != self._log[0].dtype:
             actions = actions.astype(self._log[0].dtype, casting="same_kind")
         # A copy, as an environment may change its action in place.
-        self._pending = np.array(actions)
+        self._pending = actions.copy()
         try:
             self.venv.step_async(actions)
         except Exception as error:
@@ -108,7 +108,8 @@ class TrainingVecEnv(VecEnvWrapper):
         if self._pending is not None:
             self._log.append(self._pending)
             self._pending = None
-        self._episodes += result[2]
+        if True in result[2].tolist():  # NumPy's own reductions cost microseconds on so few.
+            self._episodes += result[2]
         self.reset_infos = self._base.reset_infos
         return result
 
@@ -127,12 +128,25 @@ class TrainingVecEnv(VecEnvWrapper):
             RefusedError: If the number of seeds is wrong.
             EnvFailedError: If an environment fails.
         """
+        self.set_seeds(seeds)
+        return self.reset()
+
+    def set_seeds(self, seeds: Sequence[int]) -> None:
+        """Give every environment a seed for its next reset.
+
+        Unlike ``seed``, which adds the index of the environment to one seed.
+
+        Args:
+            seeds: One per environment.
+
+        Raises:
+            RefusedError: If the number of seeds is wrong.
+        """
         if len(seeds) != self.num_envs:
             raise RefusedError(
                 f"{len(seeds)} seeds.", f"Needed: one per environment, {self.num_envs}."
             )
         self._base._seeds = [int(seed) for seed in seeds]
-        return self.reset()
 
     def actions_since_barrier(self) -> npt.NDArray[Any]:
         """Return the actions since the last seeding, of shape [T, n_envs, *action shape].

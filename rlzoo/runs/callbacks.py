@@ -1,74 +1,98 @@
-"""What happens beside training: evaluation, checkpoints, and the progress bar."""
+"""What happens beside training: evaluation, checkpoints, signals, and the progress bar."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from rlzoo.core import checkpoint
-from rlzoo.core.checkpoint import NotPublishedError
-from rlzoo.core.seeding import get_states
+from rlzoo.core.offline import OfflineAlgorithm
+from rlzoo.core.safe_zip import save_model
+from rlzoo.core.training_state import capture, restore_volatile
+from rlzoo.runs.barrier import env_state
+from rlzoo.runs.checkpoints import Checkpoints
 from rlzoo.runs.directory import RunDirectory
 from rlzoo.runs.evaluate import Evaluation, evaluate
+from rlzoo.runs.outputs import RunLogger
 from rlzoo.runs.progress import Progress
+from rlzoo.runs.signals import StopNowError, StopSignals
 
 
-class EvaluationCallback(BaseCallback):
-    """Evaluates every ``eval_freq`` steps and keeps the curve; writes ``eval/*`` tags.
+class Evaluator:
+    """Evaluates every ``eval_freq`` steps, keeps the curve and the best model.
 
-    Unlike SB3's ``EvalCallback`` it counts steps, not calls, whatever the number of environments,
-    and every evaluation has initial states of its own that depend only on seed and step.
+    Every evaluation has initial states of its own that depend only on seed and step, so that
+    evaluating more often does not change a training.
 
     Args:
+        run: Run folder; ``best_model.zip`` goes there.
         env: Evaluation environments.
         env_id: Their id.
         eval_freq: Steps between two evaluations.
         episodes: Episodes per evaluation.
         seed: Seed of the run.
         progress: Where the last return is shown.
+        stop: A signal breaks an evaluation off; it is repeated when the run goes on.
     """
 
     def __init__(
-        self, env: VecEnv, env_id: str, eval_freq: int, episodes: int, seed: int, progress: Progress
-    ) -> None:
-        super().__init__()
-        self.env, self.env_id, self.eval_freq = env, env_id, eval_freq
-        self.episodes, self.seed, self.progress = episodes, seed, progress
+        self, run: RunDirectory, env: VecEnv, env_id: str, eval_freq: int, episodes: int, seed: int,
+        progress: Progress, stop: StopSignals,
+    ) -> None:  # fmt: skip
+        self.run, self.env, self.env_id, self.eval_freq = run, env, env_id, eval_freq
+        self.episodes, self.seed, self.progress, self.stop = episodes, seed, progress, stop
         self.curve: list[tuple[int, Evaluation]] = []
         self.seconds = 0.0
-        self._next = eval_freq
 
-    def _on_step(self) -> bool:
-        if self.num_timesteps >= self._next:
-            self._next += self.eval_freq
-            self.evaluate()
-        return True
+    def is_due(self, step: int) -> bool:
+        """Whether a multiple of ``eval_freq`` was passed since the last evaluation."""
+        last = self.curve[-1][0] if self.curve else 0
+        return step // self.eval_freq > last // self.eval_freq
 
-    def _on_training_end(self) -> None:
-        if not self.curve or self.curve[-1][0] != self.num_timesteps:
-            self.evaluate()
+    def evaluate(self, model: BaseAlgorithm, name: str | None = None) -> Evaluation:
+        """Run the episodes.
 
-    def evaluate(self) -> Evaluation:
-        """Evaluate now."""
-        started = time.monotonic()
-        result = evaluate(
-            self.model, self.env, self.env_id, self.episodes, self.seed, self.num_timesteps
-        )
+        Args:
+            model: The agent.
+            name: Name of the evaluation, by default its step.
+
+        Raises:
+            StopNowError: If a signal asked for an end.
+        """
+        with self.stop.at_once():
+            return evaluate(
+                model, self.env, self.env_id, self.episodes, self.seed,
+                name or model.num_timesteps,
+            )  # fmt: skip
+
+    def add_point(self, model: BaseAlgorithm) -> None:
+        """Evaluate now, log ``eval/*``, and keep the model if it is the best so far."""
+        step, started, best = model.num_timesteps, time.monotonic(), self.best
+        result = self.evaluate(model)
         self.seconds += time.monotonic() - started
-        self.curve.append((self.num_timesteps, result))
-        self.logger.record("eval/mean_reward", result.return_mean)
-        self.logger.record("eval/std_reward", result.return_std)
-        self.logger.record("eval/mean_ep_length", result.length_mean)
+        self.curve.append((step, result))
+        logger = model.logger
+        logger.record("eval/mean_reward", result.return_mean)
+        logger.record("eval/std_reward", result.return_std)
+        logger.record("eval/mean_ep_length", result.length_mean)
         if result.normalized is not None:
-            self.logger.record("eval/normalized", result.normalized)
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        self.logger.dump(self.num_timesteps)
-        self.progress.update(self.num_timesteps, f"return {result.return_mean:.0f}")
-        return result
+            logger.record("eval/normalized", result.normalized)
+        logger.record("time/total_timesteps", step, exclude="tensorboard")
+        logger.dump(step)
+        self.progress.update(step, f"return {result.return_mean:.0f}")
+        if best is None or result.return_mean > best[1].return_mean:
+            self._keep(model)
+
+    def _keep(self, model: BaseAlgorithm) -> None:
+        try:
+            save_model(model, self.run.best_model)
+        except OSError as error:  # the curve says what it was; training goes on
+            self.progress.message(f"{self.run.best_model.name} was not written: {error}.")
 
     @property
     def best(self) -> tuple[int, Evaluation] | None:
@@ -77,67 +101,120 @@ class EvaluationCallback(BaseCallback):
         return max(finite, key=lambda point: point[1].return_mean, default=None)
 
 
-class CheckpointCallback(BaseCallback):
-    """Publishes a checkpoint every ``checkpoint_freq`` steps and at the end.
+class RunCallback(BaseCallback):
+    """Evaluates, checkpoints and stops where a run can be continued exactly (a *boundary*).
+
+    That is after every update of an agent that learns from data, and at the start of a rollout of
+    any other: in between SB3 holds a rollout or a transition that no file could bring back.
 
     Args:
-        run: Run folder.
-        checkpoint_freq: Steps between two checkpoints.
-        evaluation: Its curve goes into the checkpoint.
-        progress: Where a failed checkpoint is reported.
-        keep_last: Number of checkpoints to keep.
+        evaluator: When and how to evaluate.
+        checkpoints: When and how to write checkpoints.
+        stop: Signals that ask for an end.
+        parts: Of the checkpoint from which the run goes on; None for a new run.
     """
 
     def __init__(
         self,
-        run: RunDirectory,
-        checkpoint_freq: int,
-        evaluation: EvaluationCallback,
-        progress: Progress,
-        keep_last: int | None = 3,
+        evaluator: Evaluator,
+        checkpoints: Checkpoints,
+        stop: StopSignals,
+        parts: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.run, self.checkpoint_freq, self.evaluation = run, checkpoint_freq, evaluation
-        self.progress, self.keep_last = progress, keep_last
-        self._next = checkpoint_freq
-        self._last: int | None = None
+        self.evaluator, self.checkpoints, self.stop = evaluator, checkpoints, stop
+        self._parts = parts
+        # An on-policy rollout may take minutes. What it began with is kept, so that it can be
+        # dropped; the weights do not change meanwhile.
+        self._rollout_start: dict[str, Any] | None = None
+        self._in_rollout = False
+
+    def _on_training_start(self) -> None:
+        if self._parts is not None:
+            # Frames per second and elapsed time count from the start of the run.
+            model = self.model
+            model.start_time -= int(self._parts["progress"]["seconds"] * 1e9)
+            model._num_timesteps_at_start = 0
+            if isinstance(model, OnPolicyAlgorithm) and isinstance(model.logger, RunLogger):
+                iterations = self.num_timesteps // (model.n_steps * model.n_envs)
+                model.logger.iterations_before = iterations
+
+    def _on_rollout_start(self) -> None:
+        self._in_rollout = True
+        first, self._parts = self._parts, None
+        if first is not None:
+            restore_volatile(self.model, first)
+        if first is not None or not self._learns_from_data:
+            self._boundary()
+        if isinstance(self.model, OnPolicyAlgorithm):
+            self._rollout_start = self.state()
 
     def _on_step(self) -> bool:
-        if self.num_timesteps >= self._next:
-            self._next += self.checkpoint_freq
-            self.publish()
+        if self._learns_from_data:
+            self._boundary()
+        elif self.stop.requested is not None and self._rollout_start is not None:
+            self.checkpoints.publish(self.model, self._rollout_start)
+            raise StopNowError
         return True
 
+    def _on_rollout_end(self) -> None:
+        self._rollout_start = None
+        self._in_rollout = False
+
     def _on_training_end(self) -> None:
-        if self._last != self.num_timesteps:
-            self.publish()
+        self._boundary()
+        curve = self.evaluator.curve
+        if not curve or curve[-1][0] != self.num_timesteps:
+            self._evaluate()
+        if self.checkpoints.newest != (self.num_timesteps, len(curve)):
+            self._publish()
 
-    def publish(self) -> None:
-        """Write a checkpoint now; a full disk is reported and does not stop the training."""
+    @property
+    def _learns_from_data(self) -> bool:
+        return isinstance(self.model, OfflineAlgorithm)
+
+    def _boundary(self) -> None:
+        step = self.model.num_timesteps
+        if self.evaluator.is_due(step):
+            self._evaluate()
+        if self.stop.requested is not None:
+            self._publish_and_stop()
+        if self.checkpoints.is_due(step):
+            self.checkpoints.put_barrier(self.model)
+            self._publish()
+
+    def _evaluate(self) -> None:
         try:
-            checkpoint.publish(
-                self.run.checkpoints,
-                self.num_timesteps,
-                state_of(self.model, self.evaluation),
-                {"class": f"{type(self.model).__module__}:{type(self.model).__name__}"},
-                keep_last=self.keep_last,
-            )
-            self._last = self.num_timesteps
-        except NotPublishedError as error:
-            self.progress.message(f"Checkpoint {self.num_timesteps} was not written: {error}")
+            self.evaluator.add_point(self.model)
+        except StopNowError:
+            self._publish_and_stop()
 
+    def _publish_and_stop(self) -> None:
+        self._publish()
+        raise StopNowError
 
-def state_of(model: BaseAlgorithm, evaluation: EvaluationCallback) -> dict[str, Any]:
-    """Return the parts of a checkpoint: parameters and optimisers, generators, counters, curve."""
-    return {
-        "parameters": model.get_parameters(),
-        "generators": get_states(),
-        "progress": {
-            "num_timesteps": model.num_timesteps,
-            "n_updates": getattr(model, "_n_updates", 0),
-            "curve": [[step, point.as_dict()] for step, point in evaluation.curve],
-        },
-    }
+    def _publish(self) -> None:
+        self.checkpoints.publish(self.model, self.state())
+
+    def state(self) -> dict[str, Any]:
+        """Return the parts of a checkpoint, without replay buffer."""
+        parts = capture(self.model, in_rollout=self._in_rollout)
+        environments = {} if self._learns_from_data else env_state(self.model)
+        return {**parts, "progress": self._progress(), "environments": environments}
+
+    def state_to_keep(self) -> dict[str, Any]:
+        """Return :meth:`state`, or what the unfinished rollout began with."""
+        return self._rollout_start or self.state()
+
+    def _progress(self) -> dict[str, Any]:
+        """Return the counters of the run itself."""
+        return {
+            "num_timesteps": self.model.num_timesteps,
+            "curve": [[step, point.as_dict()] for step, point in self.evaluator.curve],
+            "evaluation_seconds": self.evaluator.seconds,
+            "seconds": self.checkpoints.seconds,
+            "last_checkpoint": self.checkpoints.last_periodic,
+        }
 
 
 class ProgressCallback(BaseCallback):

@@ -42,7 +42,19 @@ def run_logger(folder: Path, warn: Warn, after: int | None = None) -> Logger:
         with contextlib.suppress(OSError):
             remove_leftovers(folder)
     outputs = [CsvOutput(folder / CSV_NAME, warn, after), TensorBoardOutput(folder, warn, after)]
-    return Logger(folder=str(folder), output_formats=outputs)
+    return RunLogger(str(folder), outputs)
+
+
+class RunLogger(Logger):
+    """SB3's logger; ``time/iterations``, which ``learn`` counts from one, goes on after a resume."""
+
+    iterations_before = 0
+
+    def record(self, key: str, value: Any, exclude: str | tuple[str, ...] | None = None) -> None:
+        """Log a value, as in SB3."""
+        if key == "time/iterations":
+            value += self.iterations_before
+        super().record(key, value, exclude)
 
 
 def flush(logger: Logger) -> None:

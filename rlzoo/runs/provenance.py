@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import json
 import os
 import platform
 import subprocess
@@ -11,6 +14,8 @@ from typing import Any
 import torch
 
 import rlzoo
+from rlzoo.agents.registry import AgentSpec
+from rlzoo.config.resolve import ResolvedConfig
 
 
 def commit() -> str | None:
@@ -36,6 +41,32 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() if result.returncode == 0 else None
+
+
+def code_digest(spec: AgentSpec) -> str:
+    """Return 16 hexadecimal digits that change with the code that trains an agent.
+
+    That is :mod:`rlzoo.core` and the agent's own package; other libraries have versions.
+    """
+    folders = [Path(rlzoo.__file__).parent / "core"]
+    module = spec.class_path.partition(":")[0]
+    if module.startswith("rlzoo."):
+        found = importlib.util.find_spec(module)
+        folders += [Path(place) for place in (found and found.submodule_search_locations) or ()]
+    total = hashlib.sha256()
+    for path in sorted(path for folder in folders for path in folder.glob("*.py")):
+        total.update(path.name.encode() + path.read_bytes())
+    return total.hexdigest()[:16]
+
+
+def plain_settings(config: ResolvedConfig) -> dict[str, Any]:
+    """Return the settings of a run as plain JSON by ``agent.<name>`` and ``run.<name>``."""
+    sections = {"agent": config.agent, "run": config.run}
+    return {
+        f"{section}.{name}": json.loads(json.dumps(entry.value, default=repr))
+        for section, values in sections.items()
+        for name, entry in values.items()
+    }
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import CallbackList
-from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
 from rlzoo.agents.registry import AGENTS, AgentSpec, get_agent
 from rlzoo.config.resolve import ResolvedConfig, dump, resolve
-from rlzoo.core import checkpoint
-from rlzoo.core.checkpoint import library_versions
 from rlzoo.core.device import configure_cpu, resolve_device
-from rlzoo.core.finite import NonFiniteError
-from rlzoo.core.safe_zip import save_model
-from rlzoo.core.seeding import check_seed, stream
-from rlzoo.data.recipes import default_for, get_recipe
-from rlzoo.data.transitions import Transitions
+from rlzoo.core.seeding import check_seed
+from rlzoo.data.recipes import get_recipe
 from rlzoo.envs import make_vec
-from rlzoo.envs.checks import check_action_space, check_env_id, policy_for
+from rlzoo.envs.checks import check_action_space, check_env_id
+from rlzoo.envs.training import TrainingVecEnv
 from rlzoo.errors import RefusedError
-from rlzoo.runs.callbacks import (
-    CheckpointCallback,
-    EvaluationCallback,
-    ProgressCallback,
-    state_of,
-)
-from rlzoo.runs.datasets import ensure_dataset
 from rlzoo.runs.directory import RunDirectory, default_path
-from rlzoo.runs.evaluate import evaluate, make_eval_env
 from rlzoo.runs.progress import Progress, Silent
-from rlzoo.runs.provenance import commit, machine
+from rlzoo.runs.training import Training, TrainResult, unit_of
+
+__all__ = ["TrainRequest", "TrainResult", "environments", "settings_of", "train"]
 
 
 @dataclass(frozen=True)
@@ -79,25 +65,6 @@ class TrainRequest:
     command: str = ""
 
 
-@dataclass
-class TrainResult:
-    """What training left behind.
-
-    Args:
-        run_dir: The run folder.
-        record: The contents of ``result.json``.
-        model: The trained agent.
-        data_returns: ``mean`` and ``std`` of the returns of the data set, None for online agents.
-        curve: Step, mean and standard deviation of every evaluation of the training.
-    """
-
-    run_dir: Path
-    record: dict[str, Any]
-    model: BaseAlgorithm
-    data_returns: dict[str, float] | None = None
-    curve: list[tuple[int, float, float]] = field(default_factory=list)
-
-
 def settings_of(request: TrainRequest, spec: AgentSpec, device_type: str) -> ResolvedConfig:
     """Return the checked settings of a request; its own options win over every file."""
     options = {
@@ -132,6 +99,7 @@ def train(request: TrainRequest, progress: Progress | None = None) -> TrainResul
 
     Raises:
         RefusedError: For anything wrong with the request; nothing was trained.
+        StoppedError: If a signal asked for an end; there is a checkpoint to continue from.
         FailedError: If training broke off; the state is in the run folder.
     """
     progress = progress or Silent()
@@ -150,21 +118,34 @@ def train(request: TrainRequest, progress: Progress | None = None) -> TrainResul
     threads = configure_cpu(request.threads)
     config = settings_of(request, spec, device.type)
     check_env_id(config.env_id)
-    run_settings = config.run_settings()
     path = request.run_dir or default_path(
         Path("runs"), config.env_id, spec.name, config.preset, seed
     )
-    vec = make_vec(config.env_id, run_settings.n_envs, seed, **run_settings.env_kwargs)
-    try:
+    with environments(config, seed) as vec:
         fitting = {name: other.action_spaces for name, other in AGENTS.items()}
         check_action_space(spec.action_spaces, vec, spec.name, fitting)
         with RunDirectory.create(path) as run:
             progress.message(
                 f"{spec.name} on {config.env_id}, preset {config.preset} "
                 f"({config.preset_source}), device {device}, {threads} threads, "
-                f"{run_settings.steps:,} {_unit(spec)}."
+                f"{config.run_settings().steps:,} {unit_of(spec)}."
             )
-            return _train_in(run, request, spec, config, vec, str(device), progress)
+            training = Training(
+                run, spec, config, vec, seed, str(device), request.command, progress
+            )
+            return training.run_to_end()
+
+
+@contextlib.contextmanager
+def environments(config: ResolvedConfig, seed: int) -> Iterator[VecEnv]:
+    """Make the training environments of a run, and close them at the end."""
+    settings = config.run_settings()
+    inner = make_vec(
+        config.env_id, settings.n_envs, seed, processes=settings.processes, **settings.env_kwargs
+    )
+    vec = TrainingVecEnv(inner, settings.env_timeout)
+    try:
+        yield vec
     finally:
         vec.close()
 
@@ -175,111 +156,3 @@ def _env_of(dataset: str | None) -> str | None:
         return None if dataset is None else get_recipe(dataset).env_id
     except RefusedError:
         return None
-
-
-def _unit(spec: AgentSpec) -> str:
-    return "updates" if spec.needs_data else "environment steps"
-
-
-def _train_in(
-    run: RunDirectory, request: TrainRequest, spec: AgentSpec, config: ResolvedConfig,
-    vec: VecEnv, device: str, progress: Progress,
-) -> TrainResult:  # fmt: skip
-    settings = config.run_settings()
-    data = _dataset(spec, config, progress) if spec.needs_data else None
-    model = _make_model(spec, config, vec, data, request.seed, device)
-    # From here on nothing is refused: a folder that holds files is one of a run that was started.
-    run.write_text(run.config, dump(config))
-    manifest = _manifest(request, config, data, model)
-    run.write_json(run.manifest, {**manifest, "status": "running"})
-    model.set_logger(configure(str(run.path), ["csv", "tensorboard"]))
-
-    eval_env = make_eval_env(config.env_id, settings.eval_episodes, **settings.env_kwargs)
-    evaluation = EvaluationCallback(
-        eval_env, config.env_id, settings.eval_freq, settings.eval_episodes, request.seed, progress
-    )
-    checkpoints = CheckpointCallback(run, settings.checkpoint_freq, evaluation, progress)
-    bar = ProgressCallback(progress, settings.steps, _unit(spec))
-    progress.start(f"training {spec.name}", settings.steps, _unit(spec))
-    started = time.monotonic()
-    try:
-        model.learn(settings.steps, callback=CallbackList([evaluation, checkpoints, bar]))
-        model.logger.close()
-        seconds = time.monotonic() - started
-        final = evaluate(
-            model, eval_env, config.env_id, settings.eval_episodes, request.seed, "final"
-        )
-    except NonFiniteError as error:
-        aside = checkpoint.save_aside(run.path, error.step, state_of(model, evaluation))
-        run.write_json(run.manifest, {**manifest, "status": "failed", "error": str(error)})
-        error.todo = f"The bad state is in {aside}; earlier checkpoints are untouched."
-        raise
-    finally:
-        progress.stop()
-        eval_env.close()
-    save_model(model, run.model)
-    best = evaluation.best
-    record = {
-        **manifest,
-        "total_timesteps": model.num_timesteps,
-        "final": final.summary(),
-        "best": None if best is None else {**best[1].summary(), "step": best[0]},
-        "curve": [[step, point.return_mean] for step, point in evaluation.curve],
-        "wall_seconds": round(seconds, 3),
-        "steps_per_second": round(model.num_timesteps / max(seconds - evaluation.seconds, 1e-9), 2),
-    }  # fmt: skip
-    run.write_json(run.result, record)
-    run.write_json(run.manifest, {**manifest, "status": "finished"})
-    returns = None if data is None else data.return_statistics()
-    curve = [(step, point.return_mean, point.return_std) for step, point in evaluation.curve]
-    return TrainResult(run.path, record, model, returns, curve)
-
-
-def _dataset(spec: AgentSpec, config: ResolvedConfig, progress: Progress) -> Transitions:
-    source = config.run_settings().dataset or default_for(config.env_id)
-    data = ensure_dataset(source, progress)
-    statistics = data.return_statistics()
-    progress.message(
-        f"Data set {data.dataset_id}: {len(data):,} transitions, {data.n_episodes:,} episodes, "
-        f"return {statistics['mean']:.0f} +- {statistics['std']:.0f}."
-    )
-    return data
-
-
-def _make_model(
-    spec: AgentSpec, config: ResolvedConfig, vec: VecEnv, data: Transitions | None,
-    seed: int, device: str,
-) -> BaseAlgorithm:  # fmt: skip
-    action_size = int(np.prod(vec.action_space.shape)) if vec.action_space.shape else None
-    arguments = config.build(action_size)
-    if data is not None:
-        arguments["dataset"] = data
-    cls, policy = spec.load_class(), policy_for(vec.observation_space)
-    if policy not in cls.policy_aliases:
-        raise RefusedError(
-            f"{spec.name} has no {policy}, which the observations of {config.env_id} need.",
-            f"It has: {', '.join(cls.policy_aliases)}.",
-        )
-    model: BaseAlgorithm = cls(policy, vec, seed=seed, device=device, **arguments)
-    # The constructor seeded the environments with seed + index; the named streams win, so that
-    # training and evaluation never share an initial state.
-    vec._seeds = [stream(seed, "env", index) for index in range(vec.num_envs)]
-    return model
-
-
-def _manifest(
-    request: TrainRequest, config: ResolvedConfig, data: Transitions | None, model: BaseAlgorithm
-) -> dict[str, Any]:
-    return {
-        "agent": config.agent_name,
-        "preset": config.preset,
-        "env": config.env_id,
-        "seed": request.seed,
-        "dataset": None if data is None else data.dataset_id,
-        "dataset_fingerprint": None if data is None else data.fingerprint,
-        "device": str(model.device),
-        "machine": machine(model.device),
-        "versions": library_versions(),
-        "commit": commit(),
-        "command": request.command,
-    }

@@ -36,6 +36,7 @@ from rlzoo.agents.bear.policies import BEARActor, BEARPolicy, pair
 from rlzoo.core.arguments import AT_LEAST_ONE, NON_NEGATIVE, POSITIVE, UNIT, Range
 from rlzoo.core.capture import Captured, adopt_loaded, make_adam, set_rate, wants_cuda_graph
 from rlzoo.core.layers import polyak_update
+from rlzoo.core.model_file import ModelPath
 from rlzoo.core.offline import OfflineAlgorithm
 from rlzoo.errors import RefusedError
 
@@ -246,7 +247,7 @@ class BEAR(OfflineAlgorithm):
 
     def set_parameters(
         self,
-        load_path_or_dict: str | dict[str, Any],
+        load_path_or_dict: ModelPath | dict[str, Any],
         exact_match: bool = True,
         device: th.device | str = "auto",
     ) -> None:

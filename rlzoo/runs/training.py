@@ -1,0 +1,274 @@
+"""One training in a run folder, from its beginning or from a checkpoint, to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.vec_env import VecEnv
+
+from rlzoo.agents.registry import AgentSpec
+from rlzoo.config.resolve import ResolvedConfig, dump
+from rlzoo.core import checkpoint
+from rlzoo.core.checkpoint import Checkpoint, library_versions
+from rlzoo.core.device import make_deterministic
+from rlzoo.core.finite import NonFiniteError
+from rlzoo.core.safe_zip import save_model
+from rlzoo.core.training_state import restore
+from rlzoo.data.recipes import default_for
+from rlzoo.data.transitions import Transitions
+from rlzoo.envs.checks import policy_for
+from rlzoo.envs.training import EnvFailedError
+from rlzoo.errors import RefusedError
+from rlzoo.runs.barrier import return_to, training_env
+from rlzoo.runs.callbacks import Evaluator, ProgressCallback, RunCallback
+from rlzoo.runs.checkpoints import Checkpoints
+from rlzoo.runs.datasets import ensure_dataset
+from rlzoo.runs.directory import RunDirectory
+from rlzoo.runs.evaluate import Evaluation, make_eval_env
+from rlzoo.runs.outputs import run_logger
+from rlzoo.runs.progress import Progress
+from rlzoo.runs.provenance import code_digest, commit, machine, plain_settings
+from rlzoo.runs.signals import StopNowError, StoppedError, StopSignals
+
+
+@dataclass
+class TrainResult:
+    """What training left behind.
+
+    Args:
+        run_dir: The run folder.
+        record: The contents of ``result.json``.
+        model: The trained agent.
+        data_returns: ``mean`` and ``std`` of the returns of the data set, None for online agents.
+        curve: Step, mean and standard deviation of every evaluation of the training.
+    """
+
+    run_dir: Path
+    record: dict[str, Any]
+    model: BaseAlgorithm
+    data_returns: dict[str, float] | None = None
+    curve: list[tuple[int, float, float]] = field(default_factory=list)
+
+
+class Training:
+    """A model, its data and environments, and the folder that keeps what they do.
+
+    Args:
+        run: Run folder, locked.
+        spec: The agent.
+        config: Its settings.
+        vec: Training environments, a ``TrainingVecEnv``.
+        seed: Seed of the run.
+        device: Torch device.
+        command: The command line, for the record.
+        progress: Where messages and the bar go.
+        found: Checkpoint to go on from.
+        history: What the manifest says about earlier parts of the run.
+
+    Raises:
+        RefusedError: If data, environment and agent do not fit; nothing was written.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        spec: AgentSpec,
+        config: ResolvedConfig,
+        vec: VecEnv,
+        seed: int,
+        device: str,
+        command: str,
+        progress: Progress,
+        found: Checkpoint | None = None,
+        history: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.run, self.spec, self.config, self.vec = run, spec, config, vec
+        self.seed, self.command, self.progress = seed, command, progress
+        self.found, self.settings = found, config.run_settings()
+        if self.settings.deterministic:
+            make_deterministic()
+        self.data = self._dataset() if spec.needs_data else None
+        self.model = self._make_model(device)
+        self.meta = self._facts()
+        self.checkpoints = Checkpoints(
+            run, self.model, self.settings.checkpoint_freq, seed, self.meta, progress,
+            self.settings.keep_checkpoints,
+        )  # fmt: skip
+        self.manifest = {**self._manifest(), **(history or {})}
+
+    def run_to_end(self) -> TrainResult:
+        """Train, evaluate the final policy, and write ``model.zip`` and ``result.json``.
+
+        Raises:
+            StoppedError: If a signal asked for an end.
+            FailedError: If training broke off.
+        """
+        run, found = self.run, self.found
+        # From here on nothing is refused: a folder that holds files is one of a started run.
+        run.write_text(run.config, dump(self.config))
+        self._say_status("running")
+        after = None if found is None else found.step
+        self.model.set_logger(run_logger(run.path, self.progress.message, after))
+        eval_env = make_eval_env(
+            self.config.env_id, self.settings.eval_episodes, **self.settings.env_kwargs
+        )
+        with StopSignals(self.progress.message) as stop:
+            evaluator = Evaluator(
+                run, eval_env, self.config.env_id, self.settings.eval_freq,
+                self.settings.eval_episodes, self.seed, self.progress, stop,
+            )  # fmt: skip
+            callback = RunCallback(
+                evaluator, self.checkpoints, stop, None if found is None else found.parts
+            )
+            try:
+                if found is not None:
+                    self._go_on_from(found, evaluator)
+                self._learn(callback)
+                final = evaluator.evaluate(self.model, "final")
+            except StopNowError:
+                raise self._stopped(stop.requested or 0) from None
+            except NonFiniteError as error:
+                aside = checkpoint.save_aside(run.path, error.step, callback.state())
+                self._say_status("failed", str(error))
+                error.todo = f"The bad state is in {aside}; earlier checkpoints are untouched."
+                raise
+            except EnvFailedError as error:
+                self._say_status("failed", str(error))
+                self.checkpoints.publish_after_failure(self.model, callback.state_to_keep())
+                error.todo = f"What was learned is kept; continue with: rlzoo resume {run.path}"
+                raise
+            finally:
+                self.progress.stop()
+                self.model.logger.close()
+                eval_env.close()
+        return self._finish(evaluator, final)
+
+    # ------------------------------------------------------------------ set-up
+
+    def _dataset(self) -> Transitions:
+        source = self.settings.dataset or default_for(self.config.env_id)
+        data = ensure_dataset(source, self.progress)
+        statistics = data.return_statistics()
+        self.progress.message(
+            f"Data set {data.dataset_id}: {len(data):,} transitions, {data.n_episodes:,} episodes, "
+            f"return {statistics['mean']:.0f} +- {statistics['std']:.0f}."
+        )
+        return data
+
+    def _make_model(self, device: str) -> BaseAlgorithm:
+        shape = self.vec.action_space.shape
+        arguments = self.config.build(int(np.prod(shape)) if shape else None)
+        if self.data is not None:
+            arguments["dataset"] = self.data
+        cls, policy = self.spec.load_class(), policy_for(self.vec.observation_space)
+        if policy not in cls.policy_aliases:
+            raise RefusedError(
+                f"{self.spec.name} has no {policy}, which the observations of "
+                f"{self.config.env_id} need.",
+                f"It has: {', '.join(cls.policy_aliases)}.",
+            )
+        # The constructor seeds the environments with seed + index; the named streams win, so that
+        # training and evaluation never share an initial state.
+        seeds = list(self.vec.unwrapped._seeds)
+        model: BaseAlgorithm = cls(policy, self.vec, seed=self.seed, device=device, **arguments)
+        self.vec.unwrapped._seeds = seeds
+        return model
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what must be the same for an exact continuation."""
+        return {
+            "class": f"{type(self.model).__module__}:{type(self.model).__name__}",
+            "agent": self.config.agent_name,
+            "env": self.config.env_id,
+            "seed": self.seed,
+            "settings": plain_settings(self.config),
+            "dataset_fingerprint": None if self.data is None else self.data.fingerprint,
+            "code": code_digest(self.spec),
+        }
+
+    def _manifest(self) -> dict[str, Any]:
+        return {
+            "agent": self.config.agent_name,
+            "preset": self.config.preset,
+            "env": self.config.env_id,
+            "seed": self.seed,
+            "dataset": None if self.data is None else self.data.dataset_id,
+            "dataset_fingerprint": None if self.data is None else self.data.fingerprint,
+            "device": str(self.model.device),
+            "machine": machine(self.model.device),
+            "versions": library_versions(),
+            "commit": commit(),
+            "command": self.command,
+        }
+
+    # ---------------------------------------------------------------- training
+
+    def _go_on_from(self, found: Checkpoint, evaluator: Evaluator) -> None:
+        restore(self.model, found.parts)
+        self.checkpoints.adopt(found, self.model)
+        progress = found.parts["progress"]
+        evaluator.curve = [(step, Evaluation(**point)) for step, point in progress["curve"]]
+        evaluator.seconds = progress["evaluation_seconds"]
+        if training_env(self.model) is None or self.data is not None:
+            return
+        if not return_to(self.model, found.parts["environments"]):
+            self.progress.message(
+                f"{self.config.env_id} does not repeat itself from its seeds: the run goes on, "
+                "but not exactly as it would have."
+            )
+
+    def _learn(self, callback: RunCallback) -> None:
+        total, unit = self.settings.steps, unit_of(self.spec)
+        bar = ProgressCallback(self.progress, total, unit)
+        self.progress.start(f"training {self.spec.name}", total, unit)
+        self.model.learn(
+            max(total - self.model.num_timesteps, 0),
+            callback=CallbackList([callback, bar]),
+            reset_num_timesteps=self.found is None,
+        )
+
+    def _stopped(self, number: int) -> StoppedError:
+        self._say_status("stopped")
+        step, _ = self.checkpoints.newest
+        return StoppedError(
+            number,
+            f"Stopped at step {self.model.num_timesteps:,}; the newest checkpoint has {step:,}."
+            if step >= 0
+            else "Stopped before the first checkpoint.",
+            todo=f"Continue with: rlzoo resume {self.run.path}",
+        )
+
+    def _say_status(self, status: str, error: str | None = None) -> None:
+        facts = {"status": status} if error is None else {"status": status, "error": error}
+        self.run.write_json(self.run.manifest, {**self.manifest, **facts})
+
+    def _finish(self, evaluator: Evaluator, final: Evaluation) -> TrainResult:
+        model, best, seconds = self.model, evaluator.best, self.checkpoints.seconds
+        save_model(model, self.run.model)
+        learning = max(seconds - evaluator.seconds, 1e-9)
+        record = {
+            **self.manifest,
+            "total_timesteps": model.num_timesteps,
+            "final": final.summary(),
+            "best": None if best is None else {**best[1].summary(), "step": best[0]},
+            "curve": [[step, point.return_mean] for step, point in evaluator.curve],
+            "wall_seconds": round(seconds, 3),
+            "checkpoint_seconds": round(self.checkpoints.spent, 3),
+            "steps_per_second": round(model.num_timesteps / learning, 2),
+        }
+        self.run.write_json(self.run.result, record)
+        self._say_status("finished")
+        returns = None if self.data is None else self.data.return_statistics()
+        curve = [(step, point.return_mean, point.return_std) for step, point in evaluator.curve]
+        return TrainResult(self.run.path, record, model, returns, curve)
+
+
+def unit_of(spec: AgentSpec) -> str:
+    """Return what ``steps`` counts."""
+    return "updates" if spec.needs_data else "environment steps"

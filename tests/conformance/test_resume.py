@@ -1,0 +1,183 @@
+"""A run that was killed goes on as if nothing had happened: same tensors, same curve, same logs.
+
+One row per agent. Kills come in the middle of a rollout, right before and right after a checkpoint.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rlzoo.agents.registry import AGENTS
+from rlzoo.core import checkpoint
+from rlzoo.core.safe_files import sha256_file
+from rlzoo.data import d4rl
+from rlzoo.data.transitions import Transitions
+from rlzoo.runs import callbacks
+from rlzoo.runs.resume import ResumeRequest, resume
+from rlzoo.runs.train import TrainRequest, train
+from tests.conformance.agents import agents_of_the_zoo
+
+SMALL = ("policy_kwargs.net_arch=[8, 8]",)
+OFF_POLICY = (*SMALL, "learning_starts=30", "batch_size=16", "buffer_size=150")
+RUN = ("run.eval_freq=100", "run.eval_episodes=1", "run.checkpoint_freq=80")
+
+# Name of the row -> agent, environment, settings. Every agent of the zoo must have one.
+ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "bear": (
+        "bear",
+        "Pendulum-v1",
+        (
+            *("batch_size=16", "n_mmd_samples=2", "n_target_samples=2", "warmup_steps=100"),
+            "policy_kwargs={net_arch: [8, 8], vae_arch: [8, 8], n_eval_samples: 4}",
+        ),
+    ),
+    "sac": ("sac", "Pendulum-v1", OFF_POLICY),
+    "sac-gsde": ("sac", "Pendulum-v1", (*OFF_POLICY, "use_sde=true", "train_freq=8")),
+    "td3": ("td3", "Pendulum-v1", (*OFF_POLICY, "action_noise={noise: normal, std: 0.1}")),
+    "td3-correlated-noise": (
+        "td3",
+        "Pendulum-v1",
+        (
+            *OFF_POLICY,
+            "action_noise={noise: ornstein-uhlenbeck, std: 0.2}",
+            *("run.n_envs=2", "gradient_steps=2"),
+        ),
+    ),
+    "dqn": ("dqn", "CartPole-v1", (*OFF_POLICY, "target_update_interval=50", "train_freq=4")),
+    "ppo": ("ppo", "CartPole-v1", (*SMALL, "n_steps=16", "batch_size=16", "run.n_envs=2")),
+    "ppo-gsde": (
+        "ppo",
+        "Pendulum-v1",
+        (*SMALL, "n_steps=32", "batch_size=16", "use_sde=true", "sde_sample_freq=4"),
+    ),
+}
+STEPS = 400
+
+
+class KilledError(BaseException):
+    """Nobody catches it, as nobody catches SIGKILL."""
+
+
+def test_every_agent_of_the_zoo_has_a_row() -> None:
+    rows = {agent for agent, _, _ in ROWS.values()}
+    assert {*agents_of_the_zoo(), "sac", "td3", "dqn", "ppo"} <= rows
+
+
+@pytest.fixture
+def request_of(
+    tmp_path: Path, tiny_data: Callable[..., Transitions]
+) -> Callable[[str, str], TrainRequest]:
+    """Return a function from row and name of the run folder to what to train."""
+
+    def make(row: str, folder: str) -> TrainRequest:
+        agent, env_id, settings = ROWS[row]
+        dataset = None
+        if AGENTS[agent].needs_data:
+            dataset = str(tmp_path / "data.hdf5")
+            d4rl.save(tiny_data(env_id, max_episode_steps=50), Path(dataset), overwrite=True)
+        return TrainRequest(
+            agent, env_id, dataset=dataset, steps=STEPS, run_dir=tmp_path / folder, device="cpu",
+            overrides=(*RUN, *settings), threads=1,
+        )  # fmt: skip
+
+    return make
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    def _on_step(self: Any) -> bool:
+        if self.num_timesteps >= step:
+            raise KilledError
+        return True
+
+    monkeypatch.setattr(callbacks.ProgressCallback, "_on_step", _on_step)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_killed_three_times_ends_the_same(
+    row: str,
+    request_of: Callable[[str, str], TrainRequest],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    train(request_of(row, "whole"))
+    with monkeypatch.context() as patch:
+        kill_at(patch, 131)
+        with pytest.raises(KilledError):
+            train(request_of(row, "killed"))
+        for step in (239, 322):
+            kill_at(patch, step)
+            with pytest.raises(KilledError):
+                resume(ResumeRequest(tmp_path / "killed"))
+    resume(ResumeRequest(tmp_path / "killed"))
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def assert_same_run(whole: Path, other: Path) -> None:
+    a, b = (checkpoint.latest(path / "checkpoints")[0] for path in (whole, other))
+    assert a is not None
+    assert b is not None
+    assert a.step == b.step
+    left, right = flat(a.parts), flat(b.parts)
+    different = [name for name in left | right if not same(left.get(name), right.get(name))]
+    assert not different, different
+    assert {n: sha256_file(p) for n, p in a.files.items()} == {
+        n: sha256_file(p) for n, p in b.files.items()
+    }
+    assert rows_of(whole) == rows_of(other)
+    assert scalars_of(whole) == scalars_of(other)
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Return the leaves of the parts by path, without what measures time."""
+    if isinstance(value, dict):
+        found = {}
+        for key, inner in value.items():
+            if not is_time(path, str(key)):
+                found.update(flat(inner, f"{path}/{key}"))
+        return found
+    if isinstance(value, list | tuple) or type(value).__name__ == "deque":
+        found = {}
+        for index, inner in enumerate(value):
+            found.update(flat(inner, f"{path}/{index}"))
+        return found
+    return {path: value}
+
+
+def is_time(path: str, key: str) -> bool:
+    return (
+        key in ("seconds", "evaluation_seconds", "start_time")
+        or key.startswith("time/")
+        or ("ep_info_buffer" in path and key == "t")
+        or (path == "/replay" and key in ("serial", "chunks"))
+    )
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, th.Tensor) and isinstance(b, th.Tensor):
+        return a.dtype == b.dtype and th.equal(a, b)
+    if isinstance(a, np.ndarray):
+        return np.array_equal(a, b)
+    return type(a) is type(b) and (a == b or (isinstance(a, float) and math.isnan(a)))
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    with open(run / "progress.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    measured = ("time/fps", "time/time_elapsed")
+    return [{k: v for k, v in row.items() if k not in measured} for row in rows]
+
+
+def scalars_of(run: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    events.Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("time/")]
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
