@@ -13,6 +13,7 @@ import pytest
 from rlzoo.core.seeding import get_states
 from rlzoo.envs import make_env
 from rlzoo.errors import FailedError
+from rlzoo.runs.evaluate import make_eval_env, run_episodes
 from rlzoo.runs.policies import RandomActions
 from rlzoo.runs.record import Recorded, VideoWarning, record_episodes
 
@@ -61,6 +62,24 @@ def test_episodes_start_as_those_of_eval_do(rlzoo: Callable, tmp_path: Path) -> 
     assert videos[0]["return"] != videos[1]["return"]
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["Pendulum-v1_random_seed0_0.mp4", "Pendulum-v1_random_seed0_1.mp4"]
+
+
+class AlwaysLeft:
+    """Its returns depend on the initial states only."""
+
+    def predict(self, observation: np.ndarray, *_: object, **__: object) -> tuple:
+        return np.zeros(len(observation), np.int64), None
+
+
+@needs_video
+def test_several_episodes_are_those_of_an_evaluation(tmp_path: Path) -> None:
+    env = make_eval_env("CartPole-v1", 6)
+    returns, lengths = run_episodes(AlwaysLeft(), env, 6, seed=3)
+    files = [tmp_path / f"{index}.mp4" for index in range(6)]
+    found = record_episodes(AlwaysLeft(), "CartPole-v1", files, seed=3)
+    assert [episode.episode_return for episode in found] == returns.tolist()
+    assert [episode.length for episode in found] == lengths.tolist()
+    assert len(set(returns.tolist())) > 1
 
 
 @needs_video

@@ -33,7 +33,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 import rlzoo
 from rlzoo.agents.bear import BEAR
-from rlzoo.cli.main import main
+from rlzoo.cli.main import app, main
 from rlzoo.config.load import load_yaml
 from rlzoo.core import checkpoint, model_file
 from rlzoo.core.dataset_buffer import DatasetBuffer
@@ -159,6 +159,11 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "config show": ("config", "show", "bear", "--config", "FILE"),
 }  # fmt: skip
+
+
+if any(command.name == "resume" for command in app.registered_commands):
+    COMMANDS["resume"] = ("resume", "FILE")
+    COMMANDS["resume --force"] = ("resume", "FILE", "--force", "--steps", "20")
 
 
 @pytest.mark.filterwarnings("ignore")
