@@ -202,4 +202,4 @@ def _first_frame(env_id: str, env_kwargs: dict[str, Any]) -> tuple[int, ...]:
             f"Environment {env_id!r} draws {what}, which is no image.",
             "Needed: an array of height x width x 3 from render_mode='rgb_array'.",
         )
-    return frame.shape
+    return tuple(int(n) for n in frame.shape)
