@@ -27,13 +27,14 @@ class Failing(gym.Env[Any, Any]):
         victim: Seed of the copy that fails.
         folder: Every copy that is closed leaves a file ``closed-<seed>`` here.
         length: Steps of an episode.
+        size: Size of an observation.
     """
 
     def __init__(
         self, how: str = "", call: str = "step", at: int = 0, victim: int = -1,
-        folder: str = "", length: int = 5,
+        folder: str = "", length: int = 5, size: int = 2,
     ) -> None:  # fmt: skip
-        self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.how, self.call, self.at, self.victim = how, call, at, victim
         self.folder, self.length, self.steps, self.seed = folder, length, 0, -2
@@ -62,7 +63,9 @@ class Failing(gym.Env[Any, Any]):
             raise OSError("closed badly")
 
     def _observation(self) -> Any:
-        return np.array([self.steps, self.np_random.random()], np.float32)
+        observation = np.zeros(self.observation_space.shape, np.float32)
+        observation[:2] = self.steps, self.np_random.random()
+        return observation
 
     def _fail_as_nth_copy(self) -> None:
         """The copies meet in a folder; the one that comes as number ``at`` fails."""

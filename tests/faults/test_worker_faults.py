@@ -18,8 +18,7 @@ import pytest
 from stable_baselines3 import PPO
 
 from rlzoo.core.seeding import stream
-from rlzoo.envs import EnvFailedError, TrainingVecEnv, make_vec
-from rlzoo.envs.workers import CLOSE_SECONDS
+from rlzoo.envs import EnvFailedError, TrainingVecEnv, make_vec, workers
 from rlzoo.errors import FailedError, RefusedError
 
 ENV = "failing_envs:Failing-v0"
@@ -51,7 +50,7 @@ def failing() -> Iterator[Callable[..., TrainingVecEnv]]:
         close_quickly(vec)
 
 
-def close_quickly(vec: TrainingVecEnv, limit: float = CLOSE_SECONDS - 1) -> None:
+def close_quickly(vec: TrainingVecEnv, limit: float = workers.CLOSE_SECONDS - 1) -> None:
     processes = getattr(vec.unwrapped, "processes", [])
     started = time.monotonic()
     vec.close()
@@ -271,6 +270,30 @@ def test_case_38_a_process_that_is_stopped(failing: Callable[..., TrainingVecEnv
     error = failure(lambda: vec.barrier([1, 2, 3]))
     assert "Environment 0 (of 0 to 2) failed in reset: no answer within 1 s." in str(error)
     assert (error.seed, error.step, error.action) == (1, 0, None)
+
+
+def test_case_38_several_that_are_stopped(
+    failing: Callable[..., TrainingVecEnv], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Only the first is known when the others are to be closed, and SIGTERM waits while stopped."""
+    vec = failing(timeout=1.0, folder=str(tmp_path))
+    run(vec, 3)
+    for index in (0, 2):
+        os.kill(vec.unwrapped.processes[index].pid, signal.SIGSTOP)
+    assert failure(lambda: vec.step(ACTIONS)).index == 0
+    monkeypatch.setattr(workers, "CLOSE_SECONDS", 1.0)
+    close_quickly(vec)
+    assert closed(tmp_path) == {1}
+
+
+def test_case_38_closing_takes_the_answer_that_fills_the_pipe(
+    failing: Callable[..., TrainingVecEnv], tmp_path: Path
+) -> None:
+    vec = failing(size=300_000, folder=str(tmp_path))
+    vec.reset()
+    vec.step_async(ACTIONS)
+    close_quickly(vec)
+    assert closed(tmp_path) == {0, 1, 2}
 
 
 def test_case_38_a_slow_learner_is_not_a_late_environment(

@@ -120,6 +120,30 @@ def test_a_healthy_environment_is_left_as_it_is(env_id: str) -> None:
     assert_same(drive(ours, actions), expected)
 
 
+class Counting(gym.Env[Any, Any]):
+    """Says at every reset how often it was reset; an episode has one step."""
+
+    def __init__(self) -> None:
+        self.observation_space = self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.resets = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.resets += 1
+        return np.zeros(1, np.float32), {"resets": self.resets}
+
+    def step(self, action: Any) -> Any:
+        return np.zeros(1, np.float32), 0.0, True, False, {}
+
+
+def test_what_a_reset_said_is_passed_on() -> None:
+    vec = TrainingVecEnv(DummyVecEnv([Counting, Counting]))
+    vec.reset()
+    assert vec.reset_infos == [{"resets": 1}, {"resets": 1}]
+    vec.step(np.zeros((2, 1), np.float32))
+    assert vec.reset_infos == [{"resets": 2}, {"resets": 2}]
+
+
 def test_a_training_is_left_as_it_is() -> None:
     weights = []
     for wrap in (TrainingVecEnv, lambda vec: vec):
