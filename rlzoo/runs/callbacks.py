@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -22,6 +22,10 @@ from rlzoo.runs.outputs import RunLogger
 from rlzoo.runs.progress import Progress
 from rlzoo.runs.signals import StopNowError, StopSignals
 
+OnEvaluation = Callable[[int, float], bool]
+"""Gets step and mean return of every evaluation of a training; False stops it after a checkpoint,
+as a signal does, with ``StoppedError(0)``. The evaluation of the final policy is not among them."""
+
 
 class Evaluator:
     """Evaluates every ``eval_freq`` steps, keeps the curve and the best model.
@@ -38,14 +42,16 @@ class Evaluator:
         seed: Seed of the run.
         progress: Where the last return is shown.
         stop: A signal breaks an evaluation off; it is repeated when the run goes on.
+        on_evaluation: Told about every point of the curve; may stop the training.
     """
 
     def __init__(
         self, run: RunDirectory, env: VecEnv, env_id: str, eval_freq: int, episodes: int, seed: int,
-        progress: Progress, stop: StopSignals,
+        progress: Progress, stop: StopSignals, on_evaluation: OnEvaluation | None = None,
     ) -> None:  # fmt: skip
         self.run, self.env, self.env_id, self.eval_freq = run, env, env_id, eval_freq
         self.episodes, self.seed, self.progress, self.stop = episodes, seed, progress, stop
+        self.on_evaluation = on_evaluation
         self.curve: list[tuple[int, Evaluation]] = []
         self.seconds = 0.0
 
@@ -71,7 +77,11 @@ class Evaluator:
             )  # fmt: skip
 
     def add_point(self, model: BaseAlgorithm) -> None:
-        """Evaluate now, log ``eval/*``, and keep the model if it is the best so far."""
+        """Evaluate now, log ``eval/*``, and keep the model if it is the best so far.
+
+        Raises:
+            StopNowError: If a signal, or whoever is told about it, asked for an end.
+        """
         step, started, best = model.num_timesteps, time.monotonic(), self.best
         result = self.evaluate(model)
         self.seconds += time.monotonic() - started
@@ -87,6 +97,8 @@ class Evaluator:
         self.progress.update(step, f"return {result.return_mean:.0f}")
         if best is None or result.return_mean > best[1].return_mean:
             self._keep(model)
+        if self.on_evaluation is not None and not self.on_evaluation(step, result.return_mean):
+            raise StopNowError
 
     def _keep(self, model: BaseAlgorithm) -> None:
         try:

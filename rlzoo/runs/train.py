@@ -19,6 +19,7 @@ from rlzoo.envs import make_vec
 from rlzoo.envs.checks import check_action_space, check_env_id
 from rlzoo.envs.training import TrainingVecEnv
 from rlzoo.errors import RefusedError
+from rlzoo.runs.callbacks import OnEvaluation
 from rlzoo.runs.directory import RunDirectory, default_path
 from rlzoo.runs.progress import Progress, Silent
 from rlzoo.runs.training import Training, TrainResult, unit_of
@@ -94,12 +95,22 @@ def show_settings(request: TrainRequest) -> str:
     return dump(settings_of(request, get_agent(request.agent), device.type))
 
 
-def train(request: TrainRequest, progress: Progress | None = None) -> TrainResult:
+def train(
+    request: TrainRequest,
+    progress: Progress | None = None,
+    on_evaluation: OnEvaluation | None = None,
+) -> TrainResult:
     """Train an agent.
+
+    Args:
+        request: What to train.
+        progress: Where messages and the bar go.
+        on_evaluation: Gets step and mean return of every evaluation; False stops the training.
 
     Raises:
         RefusedError: For anything wrong with the request; nothing was trained.
-        StoppedError: If a signal asked for an end; there is a checkpoint to continue from.
+        StoppedError: If a signal asked for an end; there is a checkpoint to continue from. Its
+            ``number`` is 0 if ``on_evaluation`` asked for it.
         FailedError: If training broke off; the state is in the run folder.
     """
     progress = progress or Silent()
@@ -131,8 +142,9 @@ def train(request: TrainRequest, progress: Progress | None = None) -> TrainResul
                 f"{config.run_settings().steps:,} {unit_of(spec)}."
             )
             training = Training(
-                run, spec, config, vec, seed, str(device), request.command, progress
-            )
+                run, spec, config, vec, seed, str(device), request.command, progress,
+                on_evaluation=on_evaluation,
+            )  # fmt: skip
             return training.run_to_end()
 
 

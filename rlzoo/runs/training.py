@@ -26,7 +26,7 @@ from rlzoo.envs.checks import policy_for
 from rlzoo.envs.training import EnvFailedError
 from rlzoo.errors import RefusedError
 from rlzoo.runs.barrier import return_to, training_env
-from rlzoo.runs.callbacks import Evaluator, ProgressCallback, RunCallback
+from rlzoo.runs.callbacks import Evaluator, OnEvaluation, ProgressCallback, RunCallback
 from rlzoo.runs.checkpoints import Checkpoints
 from rlzoo.runs.datasets import ensure_dataset
 from rlzoo.runs.directory import RunDirectory
@@ -70,6 +70,7 @@ class Training:
         progress: Where messages and the bar go.
         found: Checkpoint to go on from.
         history: What the manifest says about earlier parts of the run.
+        on_evaluation: Told about every point of the curve; may stop the training.
 
     Raises:
         RefusedError: If data, environment and agent do not fit; nothing was written.
@@ -87,10 +88,12 @@ class Training:
         progress: Progress,
         found: Checkpoint | None = None,
         history: Mapping[str, Any] | None = None,
+        on_evaluation: OnEvaluation | None = None,
     ) -> None:
         self.run, self.spec, self.config, self.vec = run, spec, config, vec
         self.seed, self.command, self.progress = seed, command, progress
         self.found, self.settings = found, config.run_settings()
+        self.on_evaluation = on_evaluation
         if self.settings.deterministic:
             make_deterministic()
         self.data = self._dataset() if spec.needs_data else None
@@ -106,7 +109,7 @@ class Training:
         """Train, evaluate the final policy, and write ``model.zip`` and ``result.json``.
 
         Raises:
-            StoppedError: If a signal asked for an end.
+            StoppedError: If a signal or ``on_evaluation`` asked for an end.
             FailedError: If training broke off.
         """
         run, found = self.run, self.found
@@ -121,7 +124,7 @@ class Training:
         with StopSignals(self.progress.message) as stop:
             evaluator = Evaluator(
                 run, eval_env, self.config.env_id, self.settings.eval_freq,
-                self.settings.eval_episodes, self.seed, self.progress, stop,
+                self.settings.eval_episodes, self.seed, self.progress, stop, self.on_evaluation,
             )  # fmt: skip
             callback = RunCallback(
                 evaluator, self.checkpoints, stop, None if found is None else found.parts
