@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from rlzoo.core.seeding import stream
 from rlzoo.envs import TrainingVecEnv, make_vec
@@ -136,12 +136,14 @@ class Counting(gym.Env[Any, Any]):
         return np.zeros(1, np.float32), 0.0, True, False, {}
 
 
-def test_what_a_reset_said_is_passed_on() -> None:
-    vec = TrainingVecEnv(DummyVecEnv([Counting, Counting]))
+@pytest.mark.parametrize("vector", [DummyVecEnv, SubprocVecEnv])
+def test_what_a_reset_said_is_passed_on(vector: type[Any]) -> None:
+    vec = TrainingVecEnv(vector([Counting, Counting]))
     vec.reset()
-    assert vec.reset_infos == [{"resets": 1}, {"resets": 1}]
+    assert list(vec.reset_infos) == [{"resets": 1}, {"resets": 1}]
     vec.step(np.zeros((2, 1), np.float32))
-    assert vec.reset_infos == [{"resets": 2}, {"resets": 2}]
+    assert list(vec.reset_infos) == [{"resets": 2}, {"resets": 2}]
+    vec.close()
 
 
 def test_a_training_is_left_as_it_is() -> None:
