@@ -1,0 +1,282 @@
+"""Reading a suite from YAML: every key known, every value checked, ``file:line`` in every message.
+
+``steps``, ``eval_freq``, ``eval_episodes``, ``set``, ``dataset`` and ``preset`` of an agent or an
+environment are a value for all sizes, or a mapping from sizes to values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rlzoo.agents.registry import AGENTS
+from rlzoo.benchmark.suite import (
+    DEFAULT_PRESET,
+    SEEDS,
+    AgentEntry,
+    EnvEntry,
+    Options,
+    Size,
+    Suite,
+)
+from rlzoo.config.load import KeyPath, load_yaml
+from rlzoo.core.arguments import AT_LEAST_ONE, Range, check_range
+from rlzoo.errors import RefusedError, did_you_mean
+
+T = TypeVar("T")
+Convert = Callable[[Any, str, str], T]
+
+_TOP = ("suite", "title", "score", "reference", "sizes", "agents", "envs")
+_PROTOCOL = ("steps", "eval_freq", "eval_episodes")
+_SIZE = (*_PROTOCOL, "seeds", "agents", "envs", "set")
+_AGENT = (*_PROTOCOL, "presets", "envs", "set")
+_ENV = (*_PROTOCOL, "dataset", "set")
+_SCORE = re.compile(r"normalized|return|metrics\.\w+")
+
+
+def read_suite(path: Path | Traversable, name: str) -> Suite:
+    """Read and check one file.
+
+    Args:
+        path: The file.
+        name: How messages call it.
+
+    Raises:
+        RefusedError: As :func:`rlzoo.benchmark.suite.load_suite`.
+    """
+    file = _File(name, *load_yaml(path, name))
+    file.known((), _TOP)
+    for key in ("suite", "title", "score", "sizes", "agents", "envs"):
+        file.required((), key)
+    score = file.get(("score",), _text)
+    if not _SCORE.fullmatch(score):
+        raise RefusedError(
+            f"{file.at(('score',))}: score={score!r} is not known.",
+            "Allowed: normalized, return, metrics.<name>.",
+        )
+    agents, envs = file.names(("agents",)), file.names(("envs",))
+    for agent in agents:
+        file.one_of(("agents", agent), agent, AGENTS, "agent")
+    sizes = {size: _size(file, size, agents, envs) for size in file.names(("sizes",))}
+    suite = Suite(
+        name=file.get(("suite",), _text),
+        title=file.get(("title",), _text),
+        score=score,
+        reference=file.get(("reference",), _text) if file.has("reference") else None,
+        sizes=sizes,
+        agents={agent: _agent(file, agent, tuple(sizes), envs) for agent in agents},
+        envs={env: _env(file, env, tuple(sizes)) for env in envs},
+        source=name,
+    )
+    _check_data(file, suite)
+    return suite
+
+
+@dataclass(frozen=True)
+class _File:
+    """The values of a file and the lines of its keys."""
+
+    name: str
+    values: dict[str, Any]
+    lines: dict[KeyPath, int]
+
+    def at(self, path: KeyPath) -> str:
+        """Return ``file:line`` of a key, or of the nearest one above it."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return f"{self.name}:{self.lines.get(path, 1)}"
+
+    def has(self, *path: str) -> bool:
+        return path in self.lines
+
+    def node(self, path: KeyPath) -> Any:
+        node: Any = self.values
+        for key in path:
+            node = node[key]
+        return node
+
+    def mapping(self, path: KeyPath) -> dict[str, Any]:
+        """Return the mapping at a path; a key without a value is an empty one."""
+        node = self.node(path)
+        if node is None:
+            return {}
+        if not isinstance(node, dict):
+            raise RefusedError(f"{self.at(path)}: {path[-1]!r} must be a mapping.")
+        return node
+
+    def names(self, path: KeyPath) -> tuple[str, ...]:
+        """Return the keys of a mapping that may not be empty."""
+        found = tuple(self.mapping(path))
+        if not found:
+            raise RefusedError(f"{self.at(path)}: {path[-1]!r} is empty.")
+        return found
+
+    def known(self, path: KeyPath, allowed: Sequence[str]) -> None:
+        """Refuse a key that is not allowed in the mapping at a path."""
+        for key in self.mapping(path):
+            self.one_of((*path, key), key, allowed, "key")
+
+    def one_of(self, path: KeyPath, name: str, allowed: Any, what: str) -> None:
+        if name not in allowed:
+            raise RefusedError(
+                f"{self.at(path)}: unknown {what} {name!r}. {did_you_mean(name, allowed)}".strip(),
+                f"Known: {', '.join(allowed)}.",
+            )
+
+    def required(self, path: KeyPath, key: str) -> None:
+        if not self.has(*path, key):
+            raise RefusedError(f"{self.at(path)}: {'.'.join((*path, key))} is missing.")
+
+    def get(self, path: KeyPath, convert: Convert[T]) -> T:
+        """Return a value that is there, checked."""
+        return convert(self.node(path), path[-1], self.at(path))
+
+    def by_size(
+        self, path: KeyPath, sizes: Sequence[str], convert: Convert[T], default: T
+    ) -> dict[str, T]:
+        """Return size -> value of a key that may be absent, one value, or a mapping of sizes."""
+        if not self.has(*path):
+            return dict.fromkeys(sizes, default)
+        node = self.node(path)
+        if not isinstance(node, dict):
+            return dict.fromkeys(sizes, self.get(path, convert))
+        self.known(path, sizes)
+        return {
+            size: convert(node[size], path[-1], self.at((*path, size))) if size in node else default
+            for size in sizes
+        }
+
+
+def _size(file: _File, name: str, agents: Sequence[str], envs: Sequence[str]) -> Size:
+    path = ("sizes", name)
+    file.known(path, _SIZE)
+    for key in (*_PROTOCOL, "seeds"):
+        file.required(path, key)
+    return Size(
+        name=name,
+        options=_options(file, path, (name,))[name],
+        seeds=file.get((*path, "seeds"), _seeds),
+        agents=_subset(file, (*path, "agents"), agents, "agent"),
+        envs=_subset(file, (*path, "envs"), envs, "environment"),
+    )
+
+
+def _agent(file: _File, name: str, sizes: Sequence[str], envs: Sequence[str]) -> AgentEntry:
+    path = ("agents", name)
+    file.known(path, _AGENT)
+    has_envs = file.has(*path, "envs")
+    return AgentEntry(
+        name=name,
+        presets=file.by_size((*path, "presets"), sizes, _texts, (DEFAULT_PRESET,)),
+        envs=_subset(file, (*path, "envs"), envs, "environment") if has_envs else None,
+        options=_options(file, path, sizes),
+        needs_data=AGENTS[name].needs_data,
+    )
+
+
+def _env(file: _File, name: str, sizes: Sequence[str]) -> EnvEntry:
+    path = ("envs", name)
+    file.known(path, _ENV)
+    none: str | None = None
+    datasets = file.by_size((*path, "dataset"), sizes, _text_or_none, none)
+    return EnvEntry(name, datasets, _options(file, path, sizes))
+
+
+def _options(file: _File, path: KeyPath, sizes: Sequence[str]) -> dict[str, Options]:
+    none: int | None = None
+    steps, eval_freq, eval_episodes = (
+        file.by_size((*path, key), sizes, _count, none) for key in _PROTOCOL
+    )
+    nothing: tuple[str, ...] = ()
+    overrides = file.by_size((*path, "set"), sizes, _overrides, nothing)
+    return {
+        size: Options(steps[size], eval_freq[size], eval_episodes[size], overrides[size])
+        for size in sizes
+    }
+
+
+def _subset(file: _File, path: KeyPath, known: Sequence[str], what: str) -> tuple[str, ...]:
+    """Return a list of names of the suite, in the order of the suite; all if it is absent."""
+    if not file.has(*path):
+        return tuple(known)
+    names = file.get(path, _texts)
+    for name in names:
+        file.one_of(path, name, known, what)
+    return tuple(name for name in known if name in names)
+
+
+def _check_data(file: _File, suite: Suite) -> None:
+    """Refuse an agent that learns from data where an environment has none."""
+    for size in suite.sizes.values():
+        learners = [suite.agents[name] for name in size.agents if suite.agents[name].needs_data]
+        for agent in learners:
+            for env in size.envs if agent.envs is None else agent.envs:
+                if env in size.envs and suite.envs[env].datasets[size.name] is None:
+                    raise RefusedError(
+                        f"{file.at(('envs', env))}: {env} has no dataset in size {size.name!r}.",
+                        f"{agent.name} learns from data.",
+                    )
+
+
+def _wrong(value: Any, name: str, where: str, allowed: str) -> RefusedError:
+    return RefusedError(f"{where}: {name}={value!r} has the wrong type.", f"Allowed: {allowed}.")
+
+
+def _text(value: Any, name: str, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _wrong(value, name, where, "text")
+    return value
+
+
+def _text_or_none(value: Any, name: str, where: str) -> str | None:
+    return _text(value, name, where)
+
+
+def _texts(value: Any, name: str, where: str) -> tuple[str, ...]:
+    """Return one text or a list of different ones as a tuple."""
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not values:
+        raise _wrong(value, name, where, "text, or a list of texts")
+    found = tuple(_text(entry, name, where) for entry in values)
+    return _distinct(found, name, where)
+
+
+def _overrides(value: Any, name: str, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise _wrong(value, name, where, "a list of 'key=value'")
+    found = tuple(_text(entry, name, where) for entry in value)
+    for entry in found:
+        if "=" not in entry:
+            raise RefusedError(f"{where}: {entry!r} is not of the form key=value.")
+    return found
+
+
+def _count(value: Any, name: str, where: str) -> int | None:
+    return _integer(value, name, where, AT_LEAST_ONE)
+
+
+def _integer(value: Any, name: str, where: str, range_: Range) -> int:
+    # 1e6 is a float in YAML and means a million.
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _wrong(value, name, where, f"an integer in {range_}")
+    check_range(name, value, range_, where)
+    return value
+
+
+def _seeds(value: Any, name: str, where: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or not value:
+        raise _wrong(value, name, where, "a list of integers")
+    found = tuple(_integer(entry, name, where, SEEDS) for entry in value)
+    return _distinct(found, name, where)
+
+
+def _distinct(values: tuple[T, ...], name: str, where: str) -> tuple[T, ...]:
+    if len(set(values)) < len(values):
+        raise RefusedError(f"{where}: {name} has an entry twice: {list(values)}.")
+    return values
