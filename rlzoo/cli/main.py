@@ -14,6 +14,7 @@ import typer
 from rlzoo import __version__
 from rlzoo.cli import (
     agents,
+    benchmark,
     collect,
     config,
     dataset,
@@ -41,6 +42,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("collect")(collect.collect)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(config.app, name="config")
+app.command("benchmark")(benchmark.benchmark)
 app.command("record")(record.record)
 app.command("inspect")(inspect.inspect)
 app.command("list")(agents.list_agents)

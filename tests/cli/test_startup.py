@@ -20,6 +20,7 @@ COMMANDS = (
     "collect",
     "dataset",
     "config",
+    "benchmark",
     "record",
     "inspect",
     "list",
