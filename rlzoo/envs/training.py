@@ -111,6 +111,7 @@ class TrainingVecEnv(VecEnvWrapper):
         if True in result[2].tolist():  # NumPy's own reductions cost microseconds on so few.
             self._episodes += result[2]
         self.reset_infos = self._base.reset_infos
+        self._check_numbers(result[0], result[1])
         return result
 
     # --- replay ----------------------------------------------------------------------------------
@@ -204,6 +205,17 @@ class TrainingVecEnv(VecEnvWrapper):
     def _check_usable(self) -> None:
         if self._failed is not None:
             raise self._failed
+
+    def _check_numbers(self, observations: VecEnvObs, rewards: npt.NDArray[Any]) -> None:
+        """Raise if an environment gave a NaN or an infinity, before anything learns from it."""
+        parts = observations.values() if isinstance(observations, dict) else [observations]
+        named = [("a reward", rewards), *(("an observation", np.asarray(part)) for part in parts)]
+        for what, values in named:
+            if values.dtype.kind != "f" or np.isfinite(values).all():
+                continue
+            index = int(np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1))[0])
+            problem = f"it gave {what} that is not finite"
+            self._fail(failed_error(index, self.num_envs, "step", problem))
 
     def _fail(self, error: Exception) -> NoReturn:
         """Raise the error that names the environment, or pass one that no environment raised."""

@@ -46,7 +46,7 @@ def run_logger(folder: Path, warn: Warn, after: int | None = None) -> Logger:
 
 
 class RunLogger(Logger):
-    """SB3's logger; ``time/iterations``, which ``learn`` counts from one, goes on after a resume."""
+    """SB3's logger; ``time/iterations``, which ``learn`` starts at one, goes on after a resume."""
 
     iterations_before = 0
 

@@ -99,8 +99,9 @@ def resume(request: ResumeRequest, progress: Progress | None = None) -> TrainRes
                 "its beginning: there is no checkpoint" if found is None else f"step {found.step:,}"
             )
             progress.message(
-                f"{spec.name} on {config.env_id} goes on from {where}, to {steps:,} {unit_of(spec)}, "
-                f"device {device}, {threads} threads. {_promise(device.type, config, differences)}"
+                f"{spec.name} on {config.env_id} goes on from {where}, to {steps:,} "
+                f"{unit_of(spec)}, device {device}, {threads} threads. "
+                f"{_promise(device.type, config, differences)}"
             )
             return training.run_to_end()
 

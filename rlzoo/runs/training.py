@@ -17,7 +17,7 @@ from rlzoo.config.resolve import ResolvedConfig, dump
 from rlzoo.core import checkpoint
 from rlzoo.core.checkpoint import Checkpoint, library_versions
 from rlzoo.core.device import make_deterministic
-from rlzoo.core.finite import NonFiniteError
+from rlzoo.core.finite import NonFiniteError, check_finite
 from rlzoo.core.safe_zip import save_model
 from rlzoo.core.training_state import restore
 from rlzoo.data.recipes import default_for
@@ -136,16 +136,11 @@ class Training:
                 final = evaluator.evaluate(self.model, "final")
             except StopNowError:
                 raise self._stopped(stop.requested or 0) from None
-            except NonFiniteError as error:
-                aside = checkpoint.save_aside(run.path, error.step, callback.state())
-                self._say_status("failed", str(error))
-                error.todo = f"The bad state is in {aside}; earlier checkpoints are untouched."
-                raise
-            except EnvFailedError as error:
-                self._say_status("failed", str(error))
-                self.checkpoints.publish_after_failure(self.model, callback.state_to_keep())
-                error.todo = f"What was learned is kept; continue with: rlzoo resume {run.path}"
-                raise
+            except Exception as error:
+                failure = self._failure(error, callback, stop)
+                if failure is error:
+                    raise
+                raise failure from error
             finally:
                 self.progress.stop()
                 self.model.logger.close()
@@ -246,6 +241,33 @@ class Training:
             else "Stopped before the first checkpoint.",
             todo=f"Continue with: rlzoo resume {self.run.path}",
         )
+
+    def _failure(self, error: Exception, callback: RunCallback, stop: StopSignals) -> Exception:
+        """Keep what can be kept, and return the error to raise."""
+        bad = self._non_finite(error)
+        if bad is not None:
+            aside = checkpoint.save_aside(self.run.path, bad.step, callback.state())
+            bad.todo = f"The bad state is in {aside}; earlier checkpoints are untouched."
+            self._say_status("failed", str(bad))
+            return bad
+        if isinstance(error, EnvFailedError):
+            self.checkpoints.publish_after_failure(self.model, callback.state_to_keep())
+            if stop.requested is not None:  # a scheduler ends the workers as well
+                return self._stopped(stop.requested)
+            error.todo = f"What was learned is kept; continue with: rlzoo resume {self.run.path}"
+        self._say_status("failed", str(error))
+        return error
+
+    def _non_finite(self, error: Exception) -> NonFiniteError | None:
+        """Return what is behind an error: a network of NaN fails in many ways."""
+        if isinstance(error, NonFiniteError):
+            return error
+        weights = {f"policy/{name}": t for name, t in self.model.policy.state_dict().items()}
+        try:
+            check_finite(weights, self.model.num_timesteps)
+        except NonFiniteError as bad:
+            return bad
+        return None
 
     def _say_status(self, status: str, error: str | None = None) -> None:
         facts = {"status": status} if error is None else {"status": status, "error": error}

@@ -616,5 +616,5 @@ if __name__ == "__main__":
     folders = [Path(sys.argv[1]) / name for name in ("random", "publish", "save")]
     for folder in folders:
         folder.mkdir()
-    kill_at_random(folders[0], 25)
+    kill_at_random(folders[0], 200)
     print(sweep_publish(folders[1]), sweep_save(folders[2]))

@@ -15,6 +15,7 @@ import torch
 
 from rlzoo.cli.main import main
 from rlzoo.errors import RefusedError
+from rlzoo.runs import directory
 from rlzoo.runs.directory import LOCK, RunDirectory
 
 SHORT = (
@@ -118,10 +119,24 @@ def test_case_14_an_empty_folder_is_fine(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_case_15_folder_in_use_names_process_and_host(refused: Callable, tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path / "run"):
+        message = refused("--run-dir", "run")
+        assert f"process {os.getpid()} on {socket.gethostname()}" in message
+        assert (tmp_path / "run" / LOCK).exists()
+
+
+def test_case_15_without_locks_of_the_system_the_process_decides(
+    refused: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(directory, "fcntl", None)
     lock(tmp_path / "run", os.getppid())
-    message = refused("--run-dir", "run")
-    assert f"process {os.getppid()} on {socket.gethostname()}" in message
-    assert (tmp_path / "run" / LOCK).exists()
+    assert f"process {os.getppid()} on {socket.gethostname()}" in refused("--run-dir", "run")
+
+
+def test_case_15_a_number_that_another_process_has_by_now_is_no_obstacle(tmp_path: Path) -> None:
+    lock(tmp_path, os.getppid())
+    with RunDirectory.create(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
 
 
 def test_case_15_lock_of_another_machine_is_respected(refused: Callable, tmp_path: Path) -> None:
