@@ -23,6 +23,7 @@ from rlzoo.cli import (
     evaluate,
     inspect,
     record,
+    report,
     resume,
     train,
 )
@@ -44,6 +45,7 @@ app.add_typer(dataset.app, name="dataset")
 app.add_typer(config.app, name="config")
 app.command("benchmark")(benchmark.benchmark)
 app.command("record")(record.record)
+app.command("report")(report.report)
 app.command("inspect")(inspect.inspect)
 app.command("list")(agents.list_agents)
 app.command("doctor")(doctor.doctor)

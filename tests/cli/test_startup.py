@@ -22,6 +22,7 @@ COMMANDS = (
     "config",
     "benchmark",
     "record",
+    "report",
     "inspect",
     "list",
     "doctor",
