@@ -26,6 +26,7 @@ from rlzoo.benchmark.suite import (
 from rlzoo.config.load import KeyPath, load_yaml
 from rlzoo.core.arguments import AT_LEAST_ONE, Range, check_range
 from rlzoo.errors import RefusedError, did_you_mean
+from rlzoo.report.reference import reference_files
 
 T = TypeVar("T")
 Convert = Callable[[Any, str, str], T]
@@ -66,7 +67,7 @@ def read_suite(path: Path | Traversable, name: str) -> Suite:
         name=file.get(("suite",), _text),
         title=file.get(("title",), _text),
         score=score,
-        reference=file.get(("reference",), _text) if file.has("reference") else None,
+        reference=_reference(file),
         sizes=sizes,
         agents={agent: _agent(file, agent, tuple(sizes), envs) for agent in agents},
         envs={env: _env(file, env, tuple(sizes)) for env in envs},
@@ -149,6 +150,14 @@ class _File:
             size: convert(node[size], path[-1], self.at((*path, size))) if size in node else default
             for size in sizes
         }
+
+
+def _reference(file: _File) -> str | None:
+    if not file.has("reference"):
+        return None
+    name = file.get(("reference",), _text)
+    file.one_of(("reference",), name, reference_files(), "file of published numbers")
+    return name
 
 
 def _size(file: _File, name: str, agents: Sequence[str], envs: Sequence[str]) -> Size:
