@@ -22,6 +22,7 @@ from rlzoo.cli import (
     doctor,
     evaluate,
     inspect,
+    leaderboard,
     record,
     report,
     resume,
@@ -44,6 +45,7 @@ app.command("collect")(collect.collect)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(config.app, name="config")
 app.command("benchmark")(benchmark.benchmark)
+app.add_typer(leaderboard.app, name="leaderboard")
 app.command("record")(record.record)
 app.command("report")(report.report)
 app.command("inspect")(inspect.inspect)
