@@ -36,7 +36,7 @@ agents:
   ppo:
     steps: {smoke: 200}
 envs:
-  Pendulum-v1: {eval_freq: 25, set: [learning_rate=1e-3]}
+  Pendulum-v1: {steps: 300, eval_freq: 25, set: [learning_rate=1e-3]}
   Hopper-v4: {dataset: {smoke: rlzoo/hopper/medium-1k-v0}}
 """
 
@@ -139,7 +139,7 @@ def test_layers_and_order(toy: Suite) -> None:
     ]
     paper = cells(toy, "paper")
     assert [c.agent for c in paper] == ["ppo", "ppo"]
-    assert [(c.steps, c.eval_freq) for c in paper] == [(1000, 25), (1000, 100)]
+    assert [(c.steps, c.eval_freq) for c in paper] == [(300, 25), (1000, 100)]
     assert paper[0].overrides == ("gamma=0.9", "learning_rate=1e-3")
 
 
@@ -233,7 +233,7 @@ def test_an_unknown_suite_is_refused_with_the_nearest_name(tmp_path: Path) -> No
         ("eval_freq: 25, ", "eval_freqs: 25, ", 15, r"unknown key 'eval_freqs'"),
         ("{dataset: {smoke: rlzoo/hopper/medium-1k-v0}}", "{}", 16, "has no dataset in size 'smok"),
         ("rlzoo/hopper/medium-1k-v0", "7", 16, "smoke=7|dataset=7"),
-        ("envs:\n  Pendulum-v1: {eval_freq: 25, set: [learning_rate=1e-3]}\n"
+        ("envs:\n  Pendulum-v1: {steps: 300, eval_freq: 25, set: [learning_rate=1e-3]}\n"
          "  Hopper-v4: {dataset: {smoke: rlzoo/hopper/medium-1k-v0}}\n", "envs:\n", 14,
          "'envs' is empty"),
         ("agents:\n  bear", "agents: [bear]\nx:\n  bear", 8, "unknown key 'x'"),
