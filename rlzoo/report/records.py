@@ -149,7 +149,7 @@ def read(paths: str | Path | Iterable[str | Path]) -> Found:
             for number, line in _lines(Path(path)):
                 try:
                     found.records.append(parse_line(_decode(line)))
-                except (ValueError, RecursionError) as error:
+                except ValueError as error:
                     found.problems.append(f"{path}:{number}: {error}; skipped")
         except FileNotFoundError:
             continue
@@ -270,7 +270,7 @@ def import_records(
             steps[step] = record
     except OSError as error:
         raise RefusedError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except (ValueError, RecursionError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         raise RefusedError(
             f"{path}:{number or 1}: {error}.",
             f"A CSV has the columns {', '.join(_COLUMNS)}; JSON lines have a record's fields.",

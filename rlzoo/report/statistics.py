@@ -385,10 +385,7 @@ def _bootstrap(
         return Band(values, None, None)
     rng = np.random.default_rng(seed)
     found = [statistic(_redrawn(data, counts, rng, n)) for n in _chunks(resamples, data.size)]
-    low, high = _percentiles(np.concatenate(found), level)
-    # Sums of equal numbers may differ in the last digit; an interval of width zero has the value.
-    equal = np.all(np.nanmax(data, axis=1) == np.nanmin(data, axis=1), axis=1)
-    return Band(values, np.where(equal, values, low), np.where(equal, values, high))
+    return Band(values, *_percentiles(np.concatenate(found), level))
 
 
 def _redrawn(data: FloatArray, counts: IntArray, rng: np.random.Generator, n: int) -> FloatArray:

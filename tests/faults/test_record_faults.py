@@ -164,6 +164,17 @@ def test_39_without_locks_lines_are_still_added(
     monkeypatch.setattr(records, "fcntl", None)
     append(tmp_path / "results.jsonl", record(3))
     assert [item.seed for item in read(tmp_path / "results.jsonl").records] == [0, 1, 2, 3]
+    # Another process adds a line after this one has looked at the end.
+    write = records._write
+
+    def late(descriptor: int, data: bytes) -> None:
+        with open(tmp_path / "results.jsonl", "ab") as file:
+            file.write(to_line(record(4)))
+        write(descriptor, data)
+
+    monkeypatch.setattr(records, "_write", late)
+    append(tmp_path / "results.jsonl", record(5))
+    assert [item.seed for item in read(tmp_path / "results.jsonl").records] == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("free", [0, 1, 100])

@@ -136,6 +136,18 @@ def test_an_interval_of_two_runs_is_that_of_the_binomial_distribution() -> None:
     assert stratified_bootstrap(scores, mean, level=0.4).high == 0.5
 
 
+def test_a_task_with_fewer_runs_is_drawn_as_often_as_it_has_runs() -> None:
+    # The second task never changes; both zeros of the first are drawn with probability 1/4.
+    scores = np.zeros((10, 2))
+    scores[:, 0] = [0.0, 1.0] + 8 * [NAN]
+    assert stratified_bootstrap(scores, mean, level=0.6).low == 0.0
+    assert stratified_bootstrap(scores, mean, level=0.4).low == 0.25
+    x, y = scores, np.full((1, 2), 0.5)
+    y = np.concatenate([y, y])
+    assert probability_of_improvement(x, y, level=0.6).low == 0.0
+    assert probability_of_improvement(x, y, level=0.4).low == 0.25
+
+
 def test_the_width_for_many_runs_is_that_of_the_normal_distribution() -> None:
     scores = normal(400, 3)
     found = stratified_bootstrap(scores, mean, resamples=4000)
