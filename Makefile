@@ -20,11 +20,12 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: install  ## Collect Hopper data, train BEAR on it, evaluate: about 12 minutes of CPU time.
+demo: install  ## Collect Hopper data, train BEAR on it, evaluate: under ten minutes on two cores.
 	$(BIN)/rlzoo demo
 
 test: install  ## Run the tests that CI runs.
 	$(PYTEST) -m "not learning and not gpu" -n 2 --dist worksteal
+	$(BIN)/python -O -m pytest tests/faults -n 2 --dist worksteal -q
 
 test-learning: install  ## Run the learning checks that take minutes to an hour.
 	$(PYTEST) -m learning -s
@@ -41,9 +42,11 @@ format: install  ## Format the code.
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: install  ## Time BEAR's update against d3rlpy's and against the floor, and the collector.
+bench: install  ## Time BEAR's update against d3rlpy's and the floor, the collector, checkpoints.
 	$(BIN)/python benchmarks/speed/bear.py --d3rlpy-venv .venvs/d3rlpy
 	$(BIN)/python benchmarks/speed/collect.py
+	$(BIN)/python benchmarks/speed/checkpoint.py
+	$(BIN)/python benchmarks/speed/checkpoint_share.py
 
 clean:  ## Remove caches and build outputs (not runs/ and not the environments).
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

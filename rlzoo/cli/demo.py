@@ -21,7 +21,7 @@ def demo(
         Path | None, typer.Option(metavar="DIR", help="Run folder; by default below runs/.")
     ] = None,
 ) -> None:
-    """Collect Hopper data, train BEAR on them, evaluate: about 12 minutes of CPU time."""
+    """Collect Hopper data, train BEAR on them, evaluate: under ten minutes on two cores."""
     from rlzoo.cli.console import ConsoleProgress
     from rlzoo.cli.train import data_score, next_steps, summary
     from rlzoo.report.tables import number, plus_minus, text_table

@@ -54,6 +54,9 @@ def train(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Deterministic algorithms on CUDA; slower.")
     ] = False,
+    video: Annotated[
+        bool, typer.Option("--video", help="Record an episode of the final policy.")
+    ] = False,
     resume: Annotated[
         Path | None,
         typer.Option("--resume", metavar="RUN", help="Continue that run, as rlzoo resume does."),
@@ -71,6 +74,7 @@ def train(
     if agent is None:
         raise typer.BadParameter("Which agent? For example: rlzoo train bear --env Hopper-v4")
     given = [*(overrides or ()), *(["run.deterministic=true"] if deterministic else [])]
+    given += ["run.video=true"] if video else []
     request = TrainRequest(
         agent=agent,
         env_id=env,
@@ -100,7 +104,7 @@ def _continue(
     from rlzoo.errors import RefusedError
 
     names = ("env", "dataset", "seed", "run_dir", "preset", "config", "eval_freq", "eval_episodes",
-             "n_envs", "deterministic")  # fmt: skip
+             "n_envs", "deterministic", "video")  # fmt: skip
     given = [name for name in names if _was_given(context, name)]
     if given:
         options_ = ", ".join("--" + name.replace("_", "-") for name in given)

@@ -102,6 +102,7 @@ class RunSettings:
         processes: One process per environment; pays for slow environments only.
         env_timeout: Seconds that an environment in a process of its own may take for a step; None
             waits for ever.
+        video: Record an episode of the final policy; refused before training if that cannot be.
         deterministic: Ask torch for deterministic algorithms, which an exact continuation needs on
             CUDA; a CPU needs nothing.
     """
@@ -116,6 +117,7 @@ class RunSettings:
     keep_checkpoints: Annotated[int, AT_LEAST_ONE] = 3
     processes: bool = False
     env_timeout: Annotated[float, POSITIVE] | None = None
+    video: bool = False
     deterministic: bool = False
 
 

@@ -19,7 +19,7 @@ from rlzoo.runs.train import TrainRequest, environments, settings_of
 from rlzoo.runs.training import Training, TrainResult, unit_of
 
 # What may differ without changing what is learned up to a given step.
-_FREE_SETTINGS = frozenset({"run.steps", "run.keep_checkpoints", "run.env_timeout"})
+_FREE_SETTINGS = frozenset({"run.steps", "run.keep_checkpoints", "run.env_timeout", "run.video"})
 _FREE_VERSIONS = frozenset({"python"})
 _SHOWN = 4
 

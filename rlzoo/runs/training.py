@@ -34,7 +34,9 @@ from rlzoo.runs.evaluate import Evaluation, make_eval_env
 from rlzoo.runs.outputs import run_logger
 from rlzoo.runs.progress import Progress
 from rlzoo.runs.provenance import code_digest, commit, machine, plain_settings
+from rlzoo.runs.record import record_episodes
 from rlzoo.runs.signals import StopNowError, StoppedError, StopSignals
+from rlzoo.runs.video_checks import check_video
 
 
 @dataclass
@@ -96,6 +98,8 @@ class Training:
         self.on_evaluation = on_evaluation
         if self.settings.deterministic:
             make_deterministic()
+        if self.settings.video:
+            check_video(config.env_id, self.settings.env_kwargs)
         self.data = self._dataset() if spec.needs_data else None
         self.model = self._make_model(device)
         self.meta = self._facts()
@@ -289,6 +293,11 @@ class Training:
         }
         self.run.write_json(self.run.result, record)
         self._say_status("finished")
+        if self.settings.video:
+            record_episodes(  # a warning at most: the training is done
+                model, self.config.env_id, [self.run.path / "videos" / "episode_0.mp4"], self.seed,
+                env_kwargs=self.settings.env_kwargs, tolerant=True,
+            )  # fmt: skip
         returns = None if self.data is None else self.data.return_statistics()
         curve = [(step, point.return_mean, point.return_std) for step, point in evaluator.curve]
         return TrainResult(self.run.path, record, model, returns, curve)

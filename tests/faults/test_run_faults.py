@@ -200,3 +200,14 @@ def test_case_16_folder_without_permission(refused: Callable, tmp_path: Path) ->
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o500)
     assert "Permission denied" in refused("--run-dir", folder / "run")
+
+
+# --- 40: videos -----------------------------------------------------------------------------------
+
+
+def test_case_40_a_video_that_cannot_be_made_is_refused_before_training(
+    refused: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "moviepy", None)
+    assert "rlzoo[video]" in refused("--run-dir", "run", "--video")
+    assert not (tmp_path / "run").exists()
