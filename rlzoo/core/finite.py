@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ class NonFiniteError(FailedError):
 
     def __init__(self, step: int, statistics: Mapping[str, str], checked: int) -> None:
         self.step, self.names, self.statistics = step, list(statistics), dict(statistics)
+        self.checked = checked
         shown = "; ".join(f"{name}: {text}" for name, text in list(statistics.items())[:3])
         more = f"; and {len(statistics) - 3} more" if len(statistics) > 3 else ""
         super().__init__(
@@ -28,6 +30,10 @@ class NonFiniteError(FailedError):
             shown + more,
             "Lower the learning rate or clip gradients, and check rewards and observations.",
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Between processes; `todo` may have been replaced since.
+        return type(self), (self.step, self.statistics, self.checked), {"todo": self.todo}
 
 
 def describe(tensor: Tensor) -> str:

@@ -3,7 +3,10 @@ import pickle
 
 import pytest
 
+from rlzoo.core.finite import NonFiniteError
+from rlzoo.envs.guard import EnvFailedError
 from rlzoo.errors import FailedError, RefusedError, RlzooError, did_you_mean, nearest
+from rlzoo.runs.signals import StoppedError
 
 
 def test_a_message_is_the_lines_that_there_are() -> None:
@@ -35,3 +38,21 @@ def test_nearest_ignores_case_and_far_names() -> None:
     assert nearest("zzz", ["Hopper-v4"]) == []
     assert did_you_mean("bera", ["bear", "sac"]) == "Did you mean 'bear'?"
     assert did_you_mean("zzz", ["bear"]) == ""
+
+
+def test_errors_travel_between_processes() -> None:
+    """Ray tasks and worker processes send them as pickles."""
+    bad = NonFiniteError(7, {"loss": "1 NaN"}, 3)
+    bad.todo = "Look."
+    errors = [
+        bad,
+        StoppedError(15, "Stopped.", todo="Go on."),
+        EnvFailedError("Failed.", "Here.", "So.", index=2, seed=1, step=5, action=None),
+        RefusedError("No.", "Yes."),
+    ]
+    for error in errors:
+        received = pickle.loads(pickle.dumps(error))
+        assert type(received) is type(error)
+        assert str(received) == str(error)
+        assert received.exit_code == error.exit_code
+    assert pickle.loads(pickle.dumps(errors[2])).index == 2
