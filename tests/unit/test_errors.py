@@ -40,7 +40,7 @@ def test_nearest_ignores_case_and_far_names() -> None:
     assert did_you_mean("zzz", ["bear"]) == ""
 
 
-def test_errors_travel_between_processes() -> None:
+def test_errors_with_arguments_of_their_own_travel_as_well() -> None:
     """Ray tasks and worker processes send them as pickles."""
     bad = NonFiniteError(7, {"loss": "1 NaN"}, 3)
     bad.todo = "Look."
