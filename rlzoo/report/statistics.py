@@ -38,14 +38,14 @@ class Estimate:
         low: Lower end of the interval; None if no task has two runs.
         high: Upper end of the interval, or None.
         n: Number of runs that it is computed from, of all tasks together.
-        fewest: Number of runs of the task that has the fewest.
+        fewest: Number of runs of the task that has the fewest; 0 if nobody counted.
     """
 
     value: float
     low: float | None
     high: float | None
     n: int
-    fewest: int
+    fewest: int = 0
 
     @property
     def note(self) -> str:
