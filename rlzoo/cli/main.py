@@ -27,6 +27,7 @@ from rlzoo.cli import (
     report,
     resume,
     train,
+    tune,
 )
 from rlzoo.errors import RlzooError
 
@@ -46,6 +47,7 @@ app.add_typer(dataset.app, name="dataset")
 app.add_typer(config.app, name="config")
 app.command("benchmark")(benchmark.benchmark)
 app.add_typer(leaderboard.app, name="leaderboard")
+app.command("tune")(tune.tune)
 app.command("record")(record.record)
 app.command("report")(report.report)
 app.command("inspect")(inspect.inspect)

@@ -21,6 +21,7 @@ COMMANDS = (
     "dataset",
     "config",
     "benchmark",
+    "tune",
     "record",
     "report",
     "inspect",
