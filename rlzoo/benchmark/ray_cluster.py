@@ -13,6 +13,7 @@ import platform
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -81,20 +82,31 @@ def run_task(
     """
     ray = import_ray()
 
-    def tell(kind: str, text: str = "") -> bool:
+    def write(kind: str, text: str) -> bool:
         try:
             return bool(ray.get(mailbox.put.remote(number, kind, text), timeout=_MAILBOX_SECONDS))
         except ray.exceptions.RayError:  # the outcome does not need the mailbox
             return False
 
-    node = ray.get_runtime_context().get_node_id()[:8]
+    # While its main thread waits for Ray, a task lends its cores to others, which would then run
+    # beside the process of this one. A second thread may wait.
+    with ThreadPoolExecutor(1) as pool:
+
+        def tell(kind: str, text: str) -> bool:
+            return pool.submit(write, kind, text).result()
+
+        return asdict(_run(job_json, token_file, token, tell))
+
+
+def _run(job_json: str, token_file: str, token: str, tell: Callable[[str, str], bool]) -> Outcome:
+    node = import_ray().get_runtime_context().get_node_id()[:8]
     if tell("started", f"node {node} ({platform.node()})"):
-        return asdict(Outcome("stopped"))
+        return Outcome("stopped")
     shared = read_json(Path(token_file)) == token
     try:
         worker, sent = Worker(Job.from_json(job_json)), 0
     except OSError as error:
-        return asdict(Outcome("failed", error=f"the worker was not started: {error}"))
+        return Outcome("failed", error=f"the worker was not started: {error}")
     while True:
         outcome = worker.poll()
         new = b"" if shared else worker.output(sent)
@@ -102,7 +114,7 @@ def run_task(
         if tell("output" if new else "alive", new.decode(errors="replace")) and outcome is None:
             worker.stop()
         if outcome is not None:
-            return asdict(outcome)
+            return outcome
         time.sleep(PAUSE)
 
 

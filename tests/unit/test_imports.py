@@ -43,6 +43,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "rlzoo.agents.registry",
         "rlzoo.config",
         "rlzoo.core",
+        "rlzoo.data",
         "rlzoo.envs",
         "rlzoo.report",
         "rlzoo.runs",
