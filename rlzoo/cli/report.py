@@ -21,6 +21,7 @@ def report(
     ] = None,
 ) -> None:
     """Write one HTML file with tables, curves, settings and provenance, to mail or attach."""
+    from rlzoo.cli.leaderboard import _facts as facts_of
     from rlzoo.report.html import write_report
 
-    print(write_report(folder, out))
+    print(write_report(folder, out, facts_of))

@@ -7,7 +7,6 @@ forbids the browser to load anything. The same folder gives the same bytes.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,19 +18,19 @@ from rlzoo.report.html_parts import MARK, page
 from rlzoo.report.run_files import find_runs, is_run, read_run
 
 if TYPE_CHECKING:
-    from rlzoo.report.leaderboard_table import SuiteFacts
+    from rlzoo.report.html_benchmark import FactsOf
 
 NAME = "report.html"
 RECORDS = "results.jsonl"
 
 
-def render(path: str | Path, suite_facts: Mapping[str, SuiteFacts] | None = None) -> str:
+def render(path: str | Path, facts_of: FactsOf | None = None) -> str:
     """Return the page of a run folder, of a folder with ``results.jsonl``, or of a folder of runs.
 
     Args:
         path: The folder, or a file of records.
-        suite_facts: What is known about suites, by name; see
-            :func:`rlzoo.report.leaderboard_table.tabulate`.
+        facts_of: Gets the records of a benchmark and returns what is known about their suites;
+            see :func:`rlzoo.report.leaderboard_table.tabulate`.
 
     Raises:
         RefusedError: If there is nothing to report. What is damaged is shown as such.
@@ -43,7 +42,7 @@ def render(path: str | Path, suite_facts: Mapping[str, SuiteFacts] | None = None
     if records.is_file():
         from rlzoo.report import html_benchmark
 
-        title, parts, _ = html_benchmark.body(records, suite_facts)
+        title, parts = html_benchmark.body(records, facts_of)
     elif is_run(path):
         title, parts = html_run.body(read_run(path))
     else:
@@ -60,7 +59,7 @@ def render(path: str | Path, suite_facts: Mapping[str, SuiteFacts] | None = None
 def write_report(
     path: str | Path,
     out: str | Path | None = None,
-    suite_facts: Mapping[str, SuiteFacts] | None = None,
+    facts_of: FactsOf | None = None,
 ) -> Path:
     """Write :func:`render` to a file.
 
@@ -68,7 +67,7 @@ def write_report(
         path: As :func:`render`.
         out: The file; ``report.html`` in the folder by default. A report is replaced, any other
             file is not.
-        suite_facts: As :func:`render`.
+        facts_of: As :func:`render`.
 
     Returns:
         The file.
@@ -80,7 +79,7 @@ def write_report(
     path = Path(path)
     target = Path(out) if out is not None else (path.parent if path.is_file() else path) / NAME
     _refuse_other(target)
-    text = render(path, suite_facts)
+    text = render(path, facts_of)
     try:
         write_atomic(target, text)
     except OSError as error:

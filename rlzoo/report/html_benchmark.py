@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rlzoo.report.html_parts import Html, details, figure, join, notes, section, table, tag
@@ -12,23 +12,23 @@ from rlzoo.report.records import Record, read
 from rlzoo.report.svg import chart, mean_lines
 from rlzoo.report.tables import number, plus_minus
 
+FactsOf = Callable[[Iterable[Record]], Mapping[str, SuiteFacts]]
+
 _TEXT_COLUMNS = frozenset({"agent", "env", "source", "papers", "verdict"})
 _MAX_RUNS = 5_000
 
 
-def body(
-    path: Path, suite_facts: Mapping[str, SuiteFacts] | None = None
-) -> tuple[str, list[Html], list[str]]:
-    """Return title, sections and problems of the page of a file of records."""
+def body(path: Path, facts_of: FactsOf | None = None) -> tuple[str, list[Html]]:
+    """Return the title and the sections of the page of a file of records."""
     found = read(path)
-    tables = tabulate(found.records, suite_facts)
+    tables = tabulate(found.records, facts_of(found.records) if facts_of else None)
     title = ", ".join(heading_of(one) for one in tables) or "Benchmark"
     parts = [tag("h1", title), notes(found.problems)]
     if not tables:
         parts.append(tag("p", "There are no records yet.", "soft"))
     for index, one in enumerate(tables):
         parts += _suite(one, index)
-    return title, parts, found.problems
+    return title, parts
 
 
 def _suite(one: Table, index: int) -> list[Html]:

@@ -16,6 +16,9 @@ import pytest
 from rlzoo.errors import FailedError, RefusedError
 from rlzoo.report.html import MARK, render, write_report
 from rlzoo.report.html_parts import esc
+from rlzoo.report.leaderboard_table import SuiteFacts
+from rlzoo.report.record_schema import Record
+from rlzoo.report.records import append
 from rlzoo.report.run_files import read_run
 from rlzoo.report.svg import Line, chart, mean_lines
 
@@ -301,6 +304,59 @@ def test_a_figure_has_the_colour_of_the_text_and_the_names_as_they_are() -> None
     assert "#010203" not in svg
     assert "a$^{&lt;i&gt;" in svg
     assert svg == chart([Line("_a$^{<i>", [1, 2], [1, 2])], "t", "steps", "return", "f")
+
+
+# --- a benchmark ---------------------------------------------------------------------------------
+
+
+def record_of(agent: str, env: str, seed: int, mean: float | None, **more: Any) -> Record:
+    if mean is None:
+        facts: dict[str, Any] = {"status": "failed", "error": f"broke {EVIL}"}
+    else:
+        final = {"return_mean": mean, "return_std": 1.0, "episodes": 5, "normalized": None}
+        facts = {"status": "ok", "final": final, "curve": ((100, mean / 2), (200, mean)),
+                 "commit": "feedbeef", "command": f"rlzoo train {agent} --seed {seed}"}  # fmt: skip
+    return Record("mine", "smoke", agent, "default", env, seed, **{**facts, **more})
+
+
+def test_a_benchmark_has_its_leaderboard_failures_and_curves(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    for record in (
+        record_of("good", "E-v1", 0, 100.0), record_of("good", "E-v1", 1, 200.0),
+        record_of("good", "E-v1", 0, 300.0), record_of("weak<i>", "E-v1", 0, 7.5),
+        record_of("weak<i>", "E-v1", 1, None),
+    ):  # fmt: skip
+        append(path, record)
+    with open(path, "ab") as file:
+        file.write(b'{"half of a li')
+    text = render(tmp_path)
+    page = parsed(text)
+    assert "250.0 +- 70.7 (n=2)" in page.text, "the later record of a cell counts"
+    assert "IQM [95 %]" in page.text
+    assert "7.5 (n=1, 1 failed)" in page.text
+    assert f"failed: broke {EVIL}" in page.text
+    assert "results.jsonl:6" in page.text
+    assert "feedbeef" in page.text
+    assert "rlzoo train good --seed 1" in page.text
+    assert "good (n=2)" in page.text, "a legend"
+    assert "svg" in page.tags
+    assert "i" not in page.tags
+    assert write_report(tmp_path).read_text() == text == render(path)
+
+
+def test_a_benchmark_without_records(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_text("garbage\n")
+    page = parsed(render(tmp_path))
+    assert "There are no records yet." in page.text
+    assert "results.jsonl:1" in page.text
+
+
+def test_what_is_known_about_a_suite_decides_what_is_compared(tmp_path: Path) -> None:
+    append(tmp_path / "results.jsonl", record_of("a", "E-v1", 0, 5.0, metrics={"gap": 0.125}))
+    facts = {"mine": SuiteFacts("My suite", "metrics.gap")}
+    page = parsed(render(tmp_path, lambda _: facts))
+    assert "My suite (mine, smoke)" in page.text
+    assert "0.125" in page.text
 
 
 # --- where it is written -------------------------------------------------------------------------
