@@ -145,7 +145,10 @@ def _read(folder: Path, imported: Sequence[Path] | None) -> list[Record]:
     found = records.read(find_results(folder))
     for problem in found.problems:
         _say(f"Warning: {problem}")
-    others = [record for path in imported or () for record in records.import_records(path)]
+    # Rows that do not say where they belong stand beside the only benchmark that there is.
+    places = {(record.suite, record.size) for record in found.records}
+    place = next(iter(places)) if len(places) == 1 else ("imported", "imported")
+    others = [r for path in imported or () for r in records.import_records(path, *place)]
     if not found.records and not others:
         raise RefusedError(
             f"{folder} has no readable results.",

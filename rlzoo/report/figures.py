@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 DPI = 110
+MEASURED = 4  # panels of a figure whose margins fit its texts exactly
 
 Values = Sequence[float]
 
@@ -75,7 +76,8 @@ def interval_figure(
     columns = min(len(panels), 4)
     rows = math.ceil(len(panels) / columns)
     size = (2.2 + 2.9 * columns, rows * (1.2 + 0.34 * len(names)) + 0.3)
-    figure, save = _figure(size)
+    longest = max(map(len, names), default=0)
+    figure, save = _figure(size, len(panels), left=0.3 + 0.085 * longest)
     for index, (heading, agents) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         for row, name in enumerate(names):
@@ -86,6 +88,7 @@ def interval_figure(
         is_left = index % columns == 0
         axes.set_yticks(range(len(names)), labels=names if is_left else [])
         axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.use_sticky_edges = False  # bars do not end at the frame
         axes.margins(x=0.1)
         axes.set_title(heading, fontsize="medium")
         axes.grid(axis="x", alpha=0.3)
@@ -119,33 +122,44 @@ def profile_figure(
 
 
 def curve_figure(
-    curves: Mapping[str, Line],
+    panels: Mapping[str, Mapping[str, Line]],
     names: Sequence[str],
     title: str,
     ylabel: str,
-    references: Mapping[str, Interval] | None = None,
+    references: Mapping[str, Mapping[str, Interval]] | None = None,
 ) -> bytes:
     """Draw learning curves with bands, and published numbers as lines with shaded intervals.
 
     Args:
-        curves: Agent -> steps and numbers.
+        panels: Environment -> agent -> steps and numbers.
         names: All agents; sets the colours.
         title: Title of the figure.
         ylabel: What the numbers are.
-        references: Name of a published number -> it.
+        references: Environment -> name of a published number -> it.
 
     Returns:
         The PNG.
     """
-    figure, save = _figure((7, 4.2))
-    axes = figure.add_subplot()
-    for name, band in curves.items():
-        _line(axes, name, band, _colour(names, name), marker="." if len(band.x) < 40 else "")
-    for label, published in (references or {}).items():
-        _published(axes.axhline, axes.axhspan, published, label)
-    axes.set(title=title, xlabel="steps", ylabel=ylabel)
-    axes.set_xlim(left=0)
-    _finish(axes)
+    columns = min(len(panels), 3)
+    rows = math.ceil(len(panels) / columns)
+    is_single = len(panels) == 1
+    size = (7, 4.2) if is_single else (4 * columns, 2.6 * rows)
+    figure, save = _figure(size, len(panels))
+    for index, (heading, curves) in enumerate(panels.items()):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        for name, line in curves.items():
+            mark = "." if len(line.x) < 40 and is_single else ""
+            _line(axes, name, line, _colour(names, name), mark)
+        for label, published in (references or {}).get(heading, {}).items():
+            _published(axes.axhline, axes.axhspan, published, label)
+        axes.set_title(heading, fontsize="medium")
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+        if index == 0 or len(panels) <= MEASURED:
+            axes.legend(loc="best" if is_single else "upper left", fontsize="small")
+    figure.suptitle(title)
+    figure.supxlabel("steps", fontsize="medium")
+    figure.supylabel(ylabel, fontsize="medium")
     return save()
 
 
@@ -171,13 +185,23 @@ def improvement_figure(pairs: Mapping[tuple[str, str], Interval], title: str) ->
     return save()
 
 
-def _figure(size: tuple[float, float]) -> tuple[Any, Callable[[], bytes]]:
+def _figure(
+    size: tuple[float, float], panels: int = 1, left: float = 0.8
+) -> tuple[Any, Callable[[], bytes]]:
+    """Return a figure and what saves it; the left margin, in inches, is for many panels."""
     # Not pyplot: it looks for a display and keeps figures alive.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
+    # Measuring every text takes seconds for many panels: they get fixed margins.
+    is_large = panels > MEASURED
+    figure = Figure(figsize=size, layout=None if is_large else "constrained")
     FigureCanvasAgg(figure)
+    if is_large:
+        width, height = size
+        sides = {"left": left / width, "right": 1 - 0.2 / width}
+        ends = {"bottom": 0.55 / height, "top": 1 - 0.7 / height}
+        figure.subplots_adjust(**sides, **ends, wspace=0.2, hspace=0.35)
 
     def save() -> bytes:
         buffer = io.BytesIO()

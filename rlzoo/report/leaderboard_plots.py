@@ -33,6 +33,8 @@ GRID = 50
 TAUS = 51
 # Draws for the bands of curves and profiles: edges of a picture need fewer than numbers do.
 RESAMPLES = 500
+# Environments on one figure.
+PER_PAGE = 12
 # More pairs than this cannot be read: then every agent is compared with the best one only.
 PAIRS = 15
 
@@ -139,12 +141,20 @@ def draw(table: Table, curves: Mapping[str, Mapping[str, Line]]) -> dict[str, by
         drawn["profile"] = figures.profile_figure(profiles, names, title, "score")
     if pairs := _improvements(table):
         drawn["improvement"] = figures.improvement_figure(pairs, title)
-    for env, of_agents in curves.items():
-        lines = references(table, env) if not _is_metric(table) else {}
-        drawn[f"curves/{env}"] = figures.curve_figure(
-            of_agents, names, f"{env} ({table.size})", value_name(table), lines
+    for name, envs in _pages(list(curves)):
+        lines = {} if _is_metric(table) else {env: references(table, env) for env in envs}
+        drawn[name] = figures.curve_figure(
+            {env: curves[env] for env in envs}, names, title, value_name(table), lines
         )
     return drawn
+
+
+def _pages(envs: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
+    """Return name of a figure -> environments on it: one each, or many where there are many."""
+    if len(envs) <= WIDE:
+        return [(f"curves/{env}", [env]) for env in envs]
+    starts = range(0, len(envs), PER_PAGE)
+    return [(f"curves/{n}", envs[s : s + PER_PAGE]) for n, s in enumerate(starts, start=1)]
 
 
 def _is_metric(table: Table) -> bool:
@@ -154,12 +164,11 @@ def _is_metric(table: Table) -> bool:
 def _by_env(table: Table, title: str) -> dict[str, bytes]:
     """Draw the intervals of the environments, as many on a page as can be read."""
     pages = {}
-    per_page = 2 * WIDE
-    starts = range(0, len(table.envs), per_page)
+    starts = range(0, len(table.envs), PER_PAGE)
     for page, start in enumerate(starts, start=1):
         panels: dict[str, dict[str, Estimate]] = {}
         lines = {}
-        for index, env in list(enumerate(table.envs))[start : start + per_page]:
+        for index, env in list(enumerate(table.envs))[start : start + PER_PAGE]:
             cells = {row.name: row.cells[index].estimate for row in table.rows}
             panels[env] = {name: found for name, found in cells.items() if found is not None}
             lines[env] = references(table, env)

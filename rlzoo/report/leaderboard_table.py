@@ -333,7 +333,7 @@ def _statistics(cells: Sequence[Cell], target: float | None) -> dict[str, Estima
 
 
 def _named(rows: Iterable[Row]) -> list[Row]:
-    """Name the rows: the agent, its preset where it has several, the source if it is not ours."""
+    """Name the rows: the agent, its preset where it has several, a source that is not ours."""
     rows = sorted(rows, key=lambda row: (row.source != OWN, row.source, row.agent, row.preset))
     presets: dict[tuple[str, str], int] = {}
     for row in rows:
@@ -343,7 +343,7 @@ def _named(rows: Iterable[Row]) -> list[Row]:
         name = row.agent
         if presets[row.source, row.agent] > 1:
             name += f" ({row.preset})"
-        if row.source != OWN:
+        if row.source != OWN and row.source not in row.agent:
             name += f" [{row.source}]"
         named.append(replace(row, name=name))
     return named

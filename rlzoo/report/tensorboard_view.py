@@ -62,9 +62,12 @@ class _Run:
     def add(self, summary: Any, step: int = 0) -> None:
         self.events.append((step, summary))
 
-    def scalar(self, tag: str, value: float | None, step: int = 0) -> None:
-        if value is not None and value == value:
-            self.add(_summaries().scalar(tag, float(value), new_style=True), step)
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        # One event for all: its checksum in pure Python costs more than its contents.
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        parts = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self.add(Summary(value=parts), step)
 
 
 def write_view(
@@ -160,10 +163,11 @@ class _Session:
         _, start, _ = _summaries().hparams(dict(self.settings), {})
         run.add(start)
         run.add(_session_end(self.record.status == "ok"))
-        for tag, value in self.metrics.items():
-            run.scalar(tag, value, step=self.record.total_timesteps or 0)
+        tag = f"curve/{value_name(self.table)}"
         for step, value in _thin(curve_of(self.record, self.table)):
-            run.scalar(f"curve/{value_name(self.table)}", value, step)
+            run.scalars({tag: value}, step)
+        if self.metrics:
+            run.scalars(self.metrics, self.record.total_timesteps or 0)
         return run
 
 
@@ -314,10 +318,8 @@ def _add_band(run: _Run, tags: Sequence[str], band: Line) -> None:
     # A chart needs all three numbers: without an interval, the band has no width.
     low = band.value if band.low is None else band.low
     high = band.value if band.high is None else band.high
-    for step, value, *ends in zip(band.x, band.value, low, high, strict=True):
-        run.scalar(tags[0], value, int(step))
-        for tag, end in zip(tags[1:], ends, strict=True):
-            run.scalar(tag, value if end != end else end, int(step))
+    for step, *values in zip(band.x, band.value, low, high, strict=True):
+        run.scalars(dict(zip(tags, values, strict=True)), int(step))
 
 
 def _ends(bands: Iterable[Line]) -> tuple[float, float]:
