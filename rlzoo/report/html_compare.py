@@ -23,10 +23,7 @@ def body(folder: Path, runs: Sequence[RunFiles], problems: Sequence[str]) -> tup
     title = f"{count} in {folder.name or folder}"
     names = {id(run): run.path.relative_to(folder).as_posix() for run in runs}
     damaged = [f"{names[id(run)]}: {problem}" for run in runs for problem in run.problems]
-    groups: dict[str, dict[str, list[RunFiles]]] = {}
-    for run in runs:
-        by_kind = groups.setdefault(str(run.fact("env")), {})
-        by_kind.setdefault(f"{run.fact('agent')}, {run.fact('preset')}", []).append(run)
+    groups = _grouped(runs, names)
     return title, [
         tag("h1", title),
         notes([*problems, *damaged]),
@@ -38,8 +35,32 @@ def body(folder: Path, runs: Sequence[RunFiles], problems: Sequence[str]) -> tup
     ]
 
 
+def _grouped(
+    runs: Sequence[RunFiles], names: Mapping[int, str]
+) -> dict[str, dict[str, list[RunFiles]]]:
+    """Return environment -> kind -> runs; only runs of the same settings are of one kind."""
+    found: dict[tuple[str, str], dict[tuple[Any, ...], list[RunFiles]]] = {}
+    for run in runs:
+        key = (str(run.fact("env")), f"{run.fact('agent')}, {run.fact('preset')}")
+        settings = tuple((s.section, s.name, s.value) for s in run.settings)
+        found.setdefault(key, {}).setdefault(settings, []).append(run)
+    groups: dict[str, dict[str, list[RunFiles]]] = {}
+    for (env, kind), variants in sorted(found.items()):
+        for ours in variants.values():
+            name = kind if len(variants) == 1 else f"{kind} ({names[id(ours[0])]})"
+            groups.setdefault(env, {})[name] = ours
+    return groups
+
+
 def _groups(groups: Mapping[str, Mapping[str, Sequence[RunFiles]]]) -> Html:
-    columns = ("env", "agent, preset", "final return", "normalised", "n", "not finished")
+    columns = (
+        "env",
+        "agent, preset (first run)",
+        "final return",
+        "normalised",
+        "n",
+        "not finished",
+    )
     rows = []
     for env, kinds in sorted(groups.items()):
         for kind, runs in sorted(kinds.items()):
@@ -50,7 +71,10 @@ def _groups(groups: Mapping[str, Mapping[str, Sequence[RunFiles]]]) -> Html:
                 (env, kind, _mean_sd(returns), _mean_sd(scores), str(len(returns)),
                  number(len(runs) - len(done) or None, 0))
             )  # fmt: skip
-    text = "Mean of the last policies, with the sample standard deviation over runs if n > 1."
+    text = (
+        "Mean of the last policies over runs of the same settings, with the sample standard "
+        "deviation if n > 1."
+    )
     return join([tag("p", text, "soft"), table(columns, rows, right=columns[2:])])
 
 

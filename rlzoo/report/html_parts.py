@@ -27,10 +27,11 @@ p { margin: .4rem 0; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .25rem .7rem; text-align: left; vertical-align: top;
-  border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
+  border-bottom: 1px solid var(--line); overflow-wrap: break-word; }
 th { color: var(--soft); font-weight: 600; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-code, pre { font: .85em ui-monospace, monospace; overflow-wrap: anywhere; white-space: pre-wrap; }
+code, pre { font: .85em ui-monospace, monospace; overflow-wrap: break-word;
+  white-space: pre-wrap; }
 pre, .notes { background: var(--shade); padding: .7rem 1rem; border-radius: 6px; }
 .notes { border-left: 4px solid var(--warn); }
 figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; }
@@ -40,6 +41,7 @@ footer { margin-top: 2.5rem; color: var(--soft); font-size: .85rem; }
 @media print { :root { --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --shade: #f4f4f4;
     --good: #060; --bad: #900; --warn: #640; }
   body { padding: 0; max-width: none; font-size: 10pt; } .wide { overflow: visible; }
+  table { font-size: 8pt; } th, td, .n { white-space: normal; overflow-wrap: anywhere; }
   figure, tr { break-inside: avoid; } h2 { break-after: avoid; } }
 """
 

@@ -269,6 +269,8 @@ def test_runs_are_compared_with_means_over_seeds_and_what_differs(
     page = parsed(render(tmp_path))
     assert "5 runs in" in page.text
     assert "200.0 +- 141.4" in page.text
+    assert "sac, cpu (sac/d)" in page.text, "other settings are not averaged"
+    assert "7.5 +-" not in page.text
     assert "out of memory" in page.text
     assert "bear/c" in page.text
     differ = page.text[page.text.index("Settings that differ") : page.text.index("Provenance")]
