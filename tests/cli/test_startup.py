@@ -16,6 +16,8 @@ from rlzoo.runs import AGENTS
 
 COMMANDS = (
     "train",
+    "resume",
+    "leaderboard",
     "eval",
     "collect",
     "dataset",
@@ -146,7 +148,8 @@ def test_ctrl_c_during_training_exits_130_without_traceback(tmp_path: Path) -> N
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "Interrupted." in err
+    assert "Stopped at step" in err
+    assert "rlzoo resume" in err
     assert "Traceback" not in err
     assert out == ""
 
