@@ -1,0 +1,64 @@
+"""Linear layers with factorised Gaussian noise in their weights (Fortunato et al. 2018)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+BiasFan = Literal["in", "out"]
+
+
+def factor(n: int, device: th.device | None = None) -> th.Tensor:
+    """Draw one factor ``f(u) = sign(u) sqrt|u|``, ``u ~ N(0, 1)``, ``[n]``; global generator."""
+    u = th.randn(n, device=device)
+    return u.sign() * u.abs().sqrt_()
+
+
+class NoisyLinear(nn.Module):
+    """``y = W x + b + f(e_out) * (S (x * f(e_in)) + s)``.
+
+    Equal to adding the outer product ``f(e_out) f(e_in)^T * S`` to ``W``, without forming it. One
+    draw serves all rows of a batch. The draw is not part of ``state_dict``: whoever uses noise
+    draws first.
+
+    Args:
+        n_inputs: Input width.
+        n_outputs: Output width.
+        sigma: ``sigma_0``; weights start with ``sigma_0 / sqrt(n_inputs)``.
+        bias_fan: Biases start with ``sigma_0`` over the root of the width ``"out"`` (Kaixhin's
+            code) or ``"in"`` (Dopamine).
+    """
+
+    noise_in: th.Tensor
+    noise_out: th.Tensor
+
+    def __init__(
+        self, n_inputs: int, n_outputs: int, sigma: float = 0.5, bias_fan: BiasFan = "out"
+    ) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(n_inputs)
+        bias_sigma = sigma / math.sqrt(n_outputs if bias_fan == "out" else n_inputs)
+        self.weight = nn.Parameter(th.empty(n_outputs, n_inputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(th.empty(n_outputs).uniform_(-bound, bound))
+        self.weight_sigma = nn.Parameter(th.full((n_outputs, n_inputs), sigma * bound))
+        self.bias_sigma = nn.Parameter(th.full((n_outputs,), bias_sigma))
+        self.register_buffer("noise_in", th.zeros(n_inputs), persistent=False)
+        self.register_buffer("noise_out", th.zeros(n_outputs), persistent=False)
+
+    def reset_noise(self) -> None:
+        """Draw new noise from torch's global generator."""
+        device = self.weight.device
+        self.noise_in = factor(len(self.noise_in), device)
+        self.noise_out = factor(len(self.noise_out), device)
+
+    def forward(self, inputs: th.Tensor, noisy: bool = True) -> th.Tensor:
+        """Map ``[B, n_inputs]`` to ``[B, n_outputs]``, with the last drawn noise or without."""
+        mean = F.linear(inputs, self.weight, self.bias)
+        if not noisy:
+            return mean
+        spread = F.linear(inputs * self.noise_in, self.weight_sigma, self.bias_sigma)
+        return th.addcmul(mean, spread, self.noise_out)
