@@ -125,7 +125,8 @@ class Table:
         title: Heading.
         score: What is compared, as in :class:`SuiteFacts`.
         envs: Environments, in the order of the suite.
-        rows: Best first where there is one scale, else in the order of their names.
+        rows: Where there is one scale the best first, those with all environments before others;
+            else in the order of their names.
         published: Agents that the table does not have -> what was published for them, per
             environment.
         notes: What a reader must know: missing cells, single runs, failures.
@@ -220,7 +221,10 @@ def _table(
             rows.append(_row(ours, plan, envs, facts, has_scale))
     rows = _named(rows)
     if has_scale:
-        rows.sort(key=lambda row: -row.statistics["IQM"].value if row.statistics else np.inf)
+        # Numbers over fewer environments cannot be compared: those agents come last.
+        rows.sort(
+            key=lambda row: (-row.n_envs, -row.statistics["IQM"].value if row.statistics else 0.0)
+        )
     others = _others(suite, envs, rows, facts.score)
     title = facts.title or suite
     table = Table(suite, size, title, facts.score, envs, tuple(rows), others, ())
@@ -360,8 +364,8 @@ def _notes(table: Table, planned: Sequence[Key] | None, has_scale: bool) -> list
     if any(cell.n == 1 for _, cell in cells):
         notes.append("n=1: one run says nothing about the spread, so it has no interval.")
     for row in table.rows:
-        if 0 < row.n_envs < sum(cell.planned for cell in row.cells) and row.statistics:
-            of = sum(cell.planned for cell in row.cells)
+        if 0 < row.n_envs < len(table.envs) and row.statistics:
+            of = len(table.envs)
             notes.append(f"{row.name}: numbers over {row.n_envs} of {of} environments only.")
     for row, cell in cells:
         notes += [

@@ -52,13 +52,17 @@ def overview(table: Table) -> Rows:
     envs = table.envs if len(table.envs) <= WIDE else ()
     statistics = list(dict.fromkeys(name for row in table.rows for name in row.statistics))
     heads = [f"{name} [95 %]" for name in statistics]
-    columns = ["agent", "source", *heads, *envs, "papers", "steps/s"]
+    all_envs = len(table.envs)
+    has_gaps = bool(statistics) and any(row.n_envs < all_envs for row in table.rows)
+    over = ["envs"] if has_gaps else []
+    columns = ["agent", "source", *over, *heads, *envs, "papers", "steps/s"]
     rows = []
     for row in table.rows:
+        count = [f"{row.n_envs} of {all_envs}"] * len(over)
         numbers = [interval_text(row.statistics.get(name), digits) for name in statistics]
         cells = [cell_text(cell, digits) for cell in row.cells if cell.env in envs]
         speed = number(row.steps_per_second, 0 if (row.steps_per_second or 0) >= 100 else 1)
-        rows.append([row.name, row.source, *numbers, *cells, _verdicts(row), speed])
+        rows.append([row.name, row.source, *count, *numbers, *cells, _verdicts(row), speed])
     return columns, rows
 
 

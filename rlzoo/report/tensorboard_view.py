@@ -29,7 +29,7 @@ from rlzoo.core.safe_files import fsync_folder, remove, remove_leftovers, tempor
 from rlzoo.errors import RefusedError
 from rlzoo.report.figures import Line
 from rlzoo.report.leaderboard_plots import curve_of, references, value_name
-from rlzoo.report.leaderboard_table import Cell, Row, Table
+from rlzoo.report.leaderboard_table import Cell, Row, Table, score_of
 from rlzoo.report.leaderboard_text import heading_of, legend, sections
 from rlzoo.report.records import Record
 from rlzoo.report.tables import markdown_table
@@ -181,7 +181,7 @@ def _sessions(table: Table, prefix: str) -> dict[str, _Session]:
         for record in row.records:
             path = f"{prefix}{name}/{folders[record.env]}/seed_{record.seed}"
             settings = _settings(record, row, table)
-            metrics = _metrics(record, cells[record.env])
+            metrics = _metrics(record, cells[record.env], table.score)
             found[path] = _Session(record, table, settings, metrics)
     return found
 
@@ -205,13 +205,16 @@ def _settings(record: Record, row: Row, table: Table) -> dict[str, str | float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _metrics(record: Record, cell: Cell) -> dict[str, float]:
+def _metrics(record: Record, cell: Cell, score: str) -> dict[str, float]:
     """Return the numbers of a run, and those of its cell that are published."""
     final, best = record.final or {}, record.best or {}
     reference = cell.reference
+    normalized = final.get("normalized")
+    if normalized is None and score == "normalized":  # imported ones do not bring it
+        normalized = score_of(record, score)
     values = {
         "final/return": final.get("return_mean"),
-        "final/normalised": final.get("normalized"),
+        "final/normalised": normalized,
         "best/return": best.get("return_mean"),
         "paper/value": None if reference is None else reference.value,
         "paper/verdict": VERDICTS.get(cell.verdict),

@@ -102,6 +102,14 @@ def test_a_cell_in_which_all_runs_failed_has_no_number() -> None:
     assert "bear: numbers over 1 of 2 environments only." in table.notes
 
 
+def test_agents_with_fewer_environments_come_last_and_say_so() -> None:
+    runs = [record("a", HOPPER, 0, 900.0), record("b", HOPPER, 0), record("b", CHEETAH, 0, 1.0)]
+    table = table_of(runs)
+    assert table.names == ["b", "a"]
+    columns, rows = overview(table)
+    assert [row[columns.index("envs")] for row in rows] == ["2 of 2", "1 of 2"]
+
+
 def test_only_failures_still_make_a_leaderboard(tmp_path: Path) -> None:
     built = build([record("bear", HOPPER, 0, None)], tmp_path, NORMALIZED)
     assert "failed" in (tmp_path / "leaderboard.md").read_text()
