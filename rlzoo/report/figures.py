@@ -92,6 +92,7 @@ def interval_figure(
         axes.margins(x=0.1)
         axes.set_title(heading, fontsize="medium")
         axes.grid(axis="x", alpha=0.3)
+        axes.locator_params(axis="x", nbins=4)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="best", fontsize="x-small")
     figure.suptitle(title)
@@ -155,6 +156,8 @@ def curve_figure(
         axes.set_title(heading, fontsize="medium")
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
+        if len(panels) > MEASURED:
+            axes.locator_params(nbins=4)
         if index == 0 or len(panels) <= MEASURED:
             axes.legend(loc="best" if is_single else "upper left", fontsize="small")
     figure.suptitle(title)
