@@ -6,7 +6,7 @@ STAMP := $(VENV)/.rlzoo-installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-learning test-gpu check format bench clean
+.PHONY: help install demo test test-learning test-browser test-gpu check format bench clean
 
 help:  ## Show this help.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,11 +24,16 @@ demo: install  ## Collect Hopper data, train BEAR on it, evaluate: under ten min
 	$(BIN)/rlzoo demo
 
 test: install  ## Run the tests that CI runs.
-	$(PYTEST) -m "not learning and not gpu" -n 2 --dist worksteal
+	$(PYTEST) -m "not learning and not gpu and not browser" -n 2 --dist worksteal
 	$(BIN)/python -O -m pytest tests/faults -n 2 --dist worksteal -q
 
 test-learning: install  ## Run the learning checks that take minutes to an hour.
 	$(PYTEST) -m learning -s
+
+test-browser: install  ## Read the leaderboard in headless Chromium; keeps screenshots.
+	command -v chromium >/dev/null || apt-get install -y --no-install-recommends chromium
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,browser]'
+	$(PYTEST) -m browser
 
 test-gpu: install  ## Run the tests that need CUDA (skipped, with the reason, where there is none).
 	$(PYTEST) -m gpu
