@@ -49,6 +49,11 @@ AGENTS: dict[str, AgentSpec] = {
             "batch RL: twin critics, actor held to the support of the data by MMD", "1906.00949",
         ),
         AgentSpec(
+            "der", "rlzoo.agents.der:DER", ("Discrete",), False, "CartPole-v1",
+            "data-efficient Rainbow: C51, noisy dueling networks, prioritised n-step replay",
+            "1906.05243",
+        ),
+        AgentSpec(
             "sac", "stable_baselines3:SAC", _BOX, False, "Hopper-v4",
             "SB3's soft actor-critic", "1801.01290",
         ),

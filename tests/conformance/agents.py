@@ -18,6 +18,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from rlzoo.agents.registry import AGENTS, AgentSpec
 from rlzoo.data.transitions import Transitions
 
+from .discrete_envs import PENDULUM, PENDULUM64
+
 EPISODE = 50
 """Time limit of the environments in steps; Pendulum ends in no other way."""
 
@@ -33,6 +35,7 @@ class Row:
         log_interval: ``log_interval`` that gives at least one log line in ``steps``.
         env_id: An environment that it can learn in.
         wrong_env_id: One whose spaces of observation and action are different.
+        float64_env_id: One that observes float64.
         unstored: Constructor arguments without an attribute of the same name.
     """
 
@@ -42,6 +45,7 @@ class Row:
     log_interval: int = 1
     env_id: str = "Pendulum-v1"
     wrong_env_id: str = "MountainCarContinuous-v0"
+    float64_env_id: str = "Hopper-v4"
     unstored: frozenset[str] = field(default_factory=frozenset)
 
 
@@ -57,6 +61,19 @@ ROWS = {
         any_n_envs=True,
         log_interval=20,
         unstored=frozenset({"dataset"}),
+    ),
+    "der": Row(
+        {
+            "batch_size": 16,
+            "buffer_size": 500,
+            "learning_starts": 5,
+            "n_steps": 3,
+            "target_update_interval": 10,
+            "policy_kwargs": {"net_arch": [8, 8]},
+        },
+        env_id=PENDULUM,
+        wrong_env_id="CartPole-v1",
+        float64_env_id=PENDULUM64,
     ),
     # Not of this zoo: the suite has to pass on an agent that is right by definition.
     "td3": Row(

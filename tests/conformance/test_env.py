@@ -63,7 +63,7 @@ def test_vec_normalize_is_found(agent: Subject, tmp_path: Path) -> None:
     assert model.get_vec_normalize_env() is env
     model.learn(agent.steps)
     action, _ = model.predict(env.reset())
-    assert action.shape == (1, 1)
+    assert action.shape == (1, *model.action_space.shape)  # type: ignore[misc]
 
     model.save(tmp_path / "model")
     env.save(str(tmp_path / "normalize.pkl"))

@@ -23,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from rlzoo.agents.registry import AGENTS
 from rlzoo.core import checkpoint
 from rlzoo.core.offline import OfflineAlgorithm
+from rlzoo.core.replay_files import row_arrays
 from rlzoo.data import d4rl
 from rlzoo.data.transitions import Transitions
 from rlzoo.runs import callbacks
@@ -31,6 +32,7 @@ from rlzoo.runs.signals import StoppedError
 from rlzoo.runs.train import TrainRequest, train
 
 from .agents import agents_of_the_zoo
+from .discrete_envs import FRAMES
 
 SMALL = ("policy_kwargs.net_arch=[8, 8]",)
 OFF_POLICY = (*SMALL, "learning_starts=30", "batch_size=16", "buffer_size=150")
@@ -59,6 +61,16 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ),
     ),
     "dqn": ("dqn", "CartPole-v1", (*OFF_POLICY, "target_update_interval=50", "train_freq=4")),
+    "der": ("der", "CartPole-v1", (*OFF_POLICY, "n_steps=5", "target_update_interval=50")),
+    "der-frames": (
+        "der",
+        FRAMES,
+        (
+            *("policy_kwargs.net_arch=[8]", "learning_starts=30", "batch_size=8"),
+            *("buffer_size=150", "n_steps=5", "gradient_steps=2", "run.n_envs=2"),
+            *("exploration_initial_eps=0.5", "exploration_steps=200"),
+        ),
+    ),
     "ppo": ("ppo", "CartPole-v1", (*SMALL, "n_steps=16", "batch_size=16", "run.n_envs=2")),
     "ppo-gsde": (
         "ppo",
@@ -160,9 +172,9 @@ def assert_same_buffer(a: BaseAlgorithm, b: BaseAlgorithm) -> None:
         return
     assert right is not None
     assert (left.pos, left.full) == (right.pos, right.full)
-    for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
-        rows = slice(0, left.size())
-        assert np.array_equal(getattr(left, name)[rows], getattr(right, name)[rows]), name
+    rows, others = slice(0, left.size()), row_arrays(right)
+    for name, array in row_arrays(left).items():
+        assert np.array_equal(array[rows], others[name][rows]), name
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
