@@ -59,6 +59,12 @@ def counts(out: Path, status: str = "ok") -> Counter[tuple[str, int]]:
     return Counter((r["agent"], r["seed"]) for r in lines(out) if r["status"] == status)
 
 
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run has a complete checkpoint; older ones make room for newer ones."""
+    found = (run / "checkpoints").glob("ckpt-*")
+    return any(path.name.removeprefix("ckpt-").isdecimal() for path in found)
+
+
 class Driver:
     """``rlzoo benchmark --json`` as a process of its own, with its events as they come."""
 

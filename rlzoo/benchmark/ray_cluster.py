@@ -9,7 +9,9 @@ carries only what is nice to have.
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
+import socket
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -27,6 +29,7 @@ from rlzoo.errors import RefusedError
 RETRIES = 3
 _KEPT_LETTERS = 10_000
 _MAILBOX_SECONDS = 30.0
+_KNOCK_SECONDS = 10.0
 
 
 def import_ray() -> Any:
@@ -118,6 +121,17 @@ def _run(job_json: str, token_file: str, token: str, tell: Callable[[str, str], 
         time.sleep(PAUSE)
 
 
+def _knock(address: str | None) -> None:
+    """Refuse an address where nobody listens; Ray itself tries for minutes.
+
+    Raises:
+        OSError: If there is no connection.
+    """
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+
+
 class RayExecutor:
     """Runs jobs as tasks of a Ray cluster.
 
@@ -187,11 +201,12 @@ class RayExecutor:
 
     def _connect(self, address: str | None) -> None:
         try:
+            _knock(address or os.environ.get("RAY_ADDRESS"))
             self._ray.init(
                 address=address, include_dashboard=None if address else False,
                 log_to_driver=False, logging_level="warning", configure_logging=True,
             )  # fmt: skip
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # OSError: ConnectionError as well
             why = " ".join(str(error).split())[:200]
             raise RefusedError(
                 f"No Ray cluster answers at {address!r}: {why}",

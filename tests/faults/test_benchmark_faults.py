@@ -12,6 +12,7 @@ from benchmark_testing import (
     ALWAYS_FAILS,
     Driver,
     counts,
+    has_checkpoint,
     lines,
     pid_of,
     started,
@@ -27,12 +28,11 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 LONG = 1500
 
 
-def wait_for(path: Path) -> None:
-    """Wait until a file or folder is there."""
+def wait_for_checkpoint(run: Path) -> None:
     deadline = time.monotonic() + 300
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.05)
+    while not has_checkpoint(run):
+        assert time.monotonic() < deadline, f"{run} has no checkpoint"
+        time.sleep(0.02)
 
 
 def td3_folder(out: Path, seed: int = 0) -> Path:
@@ -66,15 +66,15 @@ def test_case_39_a_cell_that_always_fails_says_why_and_the_others_finish(tmp_pat
 
 def test_a_killed_driver_loses_nothing_and_finished_cells_stay(tmp_path: Path) -> None:
     suite, out = write_suite(tmp_path / "s.yaml", td3_steps=LONG), tmp_path / "out"
-    driver = Driver(suite, "--out", out, "--jobs", "2")
-    worker = pid_of(driver.until(event="started", agent="td3"))
+    driver = Driver(suite, "--out", out, "--jobs", "1")
     driver.until(event="ended", agent="ppo")
-    wait_for(td3_folder(out) / "checkpoints" / "ckpt-100")
+    worker = pid_of(driver.until(event="started", agent="td3"))
+    wait_for_checkpoint(td3_folder(out))
     driver.kill()
     before = {path: path.stat().st_mtime_ns for path in (out / "results" / "ppo").rglob("*")}
 
     # At once: the orphan may still be writing its checkpoint.
-    code, events, err = Driver(suite, "--out", out, "--jobs", "2").end()
+    code, events, err = Driver(suite, "--out", out).end()
     assert code == 0, err
     assert started(events) == [("td3", 0)]
     assert counts(out) == {("ppo", 0): 1, ("td3", 0): 1}
@@ -103,7 +103,7 @@ def test_a_killed_worker_is_a_failed_cell_that_goes_on_next_time(tmp_path: Path)
     suite, out = write_suite(tmp_path / "s.yaml", td3_steps=LONG), tmp_path / "out"
     driver = Driver(suite, "--out", out, "--jobs", "2")
     worker = pid_of(driver.until(event="started", agent="td3"))
-    wait_for(td3_folder(out) / "checkpoints" / "ckpt-100")
+    wait_for_checkpoint(td3_folder(out))
     os.kill(worker, signal.SIGKILL)
     code, _, _ = driver.end()
     assert code == 1
@@ -128,7 +128,7 @@ def test_a_signal_leaves_checkpoints_and_records_nothing(
     out = tmp_path / "out"
     driver = Driver(suite, "--out", out, "--agents", "td3", "--jobs", "1")
     driver.until(event="started", agent="td3")
-    wait_for(td3_folder(out) / "checkpoints" / "ckpt-100")
+    wait_for_checkpoint(td3_folder(out))
     driver.process.send_signal(number)
     found, events, err = driver.end()
     assert found == code

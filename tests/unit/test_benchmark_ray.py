@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmark_testing import Driver, counts, write_suite
+from benchmark_testing import Driver, counts, has_checkpoint, write_suite
 
 from rlzoo.benchmark.driver import BenchmarkRequest, make_plan, run
 from rlzoo.benchmark.job import Event
 from rlzoo.benchmark.progress import Quiet
 from rlzoo.benchmark.suite import Cell
+from rlzoo.errors import RefusedError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'rlzoo[ray]'")
 
@@ -45,6 +46,12 @@ def cluster() -> Iterator[Any]:
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "auto"])
+def test_a_cluster_that_is_not_there_is_refused(address: str, tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="No Ray cluster answers"):
+        RayExecutor(tmp_path, address)
 
 
 class Watcher(Quiet):
@@ -105,14 +112,14 @@ def test_stopping_leaves_checkpoints_and_what_waits_does_not_start(
     runs = [job.run_dir for job in jobs]
 
     def one_has_a_checkpoint() -> bool:
-        return any((path / "checkpoints" / "ckpt-100").exists() for path in runs)
+        return any(has_checkpoint(path) for path in runs)
 
     RayExecutor(plan.out).run(jobs, events.append, one_has_a_checkpoint)
     ended = [event for event in events if event.kind == "ended"]
     assert sorted(event.job.cell.seed for event in ended if event.job) == [0, 1, 2]
     assert {event.outcome.status for event in ended if event.outcome} == {"stopped"}
     # Ray decides which two of the three run.
-    begun = [path for path in runs if (path / "checkpoints" / "ckpt-100").exists()]
+    begun = [path for path in runs if has_checkpoint(path)]
     assert all('"stopped"' in (path / "manifest.json").read_text() for path in begun)
     assert sum(path.exists() for path in runs) <= 2
 
@@ -129,7 +136,7 @@ def test_a_killed_node_costs_no_cell_and_each_is_recorded_once(
         while time.monotonic() < deadline:
             seeds = [seed for seed, where in list(watcher.places) if node.node_id[:8] in where]
             runs = [out / "results" / "td3" / "Pendulum-v1" / f"seed_{seed}" for seed in seeds]
-            if any((run / "checkpoints" / "ckpt-100").exists() for run in runs):
+            if any(has_checkpoint(run) for run in runs):
                 cluster.remove_node(node, allow_graceful=False)
                 return
             time.sleep(0.05)
