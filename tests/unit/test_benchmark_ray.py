@@ -150,6 +150,8 @@ def test_a_killed_node_costs_no_cell_and_each_is_recorded_once(
     assert summary.exit_code == 0
     assert counts(out) == {("td3", 0): 1, ("td3", 1): 1}
     seeds = [seed for seed, _ in watcher.places]
-    (again,) = (seed for seed in (0, 1) if seeds.count(seed) == 2)
-    log = out / "results" / "td3" / "Pendulum-v1" / f"seed_{again}.log"
-    assert "goes on from step" in log.read_text()
+    again = [seed for seed in (0, 1) if seeds.count(seed) > 1]
+    assert len(again) == 1, watcher.places
+    log = (out / "results" / "td3" / "Pendulum-v1" / f"seed_{again[0]}.log").read_text()
+    # Where Ray takes its time to end a process, it may have reached the end.
+    assert "goes on from step" in log or "has already finished" in log, log
