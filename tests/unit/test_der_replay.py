@@ -165,7 +165,7 @@ def test_environments_have_windows_of_their_own() -> None:
     for t in range(12):
         done = np.array([t % 4 == 3, t % 6 == 5])
         at = np.array([[0, t % 4], [1, t % 6]])
-        buffer.add(at, at + [0, 1], np.zeros(2), np.array([1.0, 100.0]), done, [{}, {}])
+        buffer.add(at, at + np.array([0, 1]), np.zeros(2), np.array([1.0, 100.0]), done, [{}, {}])
     leaves = np.flatnonzero(buffer.sum_tree.get(np.arange(200)))
     assert len(leaves) == 24
     batch = buffer._batch(leaves, np.ones(24), None)
