@@ -53,8 +53,8 @@ def again(rlzoo: Callable, small_data: str, tmp_path: Path, tiny_bear: tuple[str
 def test_the_run_folder_is_complete(bear_run: Path) -> None:
     names = {path.name for path in bear_run.iterdir() if "tfevents" not in path.name}
     assert names == {
-        "config.yaml", "manifest.json", "model.zip", "best_model.zip", "progress.csv", "result.json",
-        "curve.png", "checkpoints",
+        "config.yaml", "manifest.json", "model.zip", "best_model.zip", "progress.csv",
+        "result.json", "curve.png", "checkpoints",
     }  # fmt: skip
     assert any("tfevents" in path.name for path in bear_run.iterdir())
     assert json.loads((bear_run / "manifest.json").read_text())["status"] == "finished"
