@@ -1,4 +1,4 @@
-"""DER plays Catch and CartPole; with one line broken it does not (paper page, section 8, test 12)."""
+"""DER plays Catch and CartPole; with one line broken it does not (paper page, test 12)."""
 
 from __future__ import annotations
 
