@@ -130,6 +130,35 @@ def test_frames_that_run_out_of_room_take_the_oldest_rows_along() -> None:
     assert newest <= alive
 
 
+def test_blank_and_repeated_frames_take_no_room() -> None:
+    buffer, screen = pair(200)[1], Screen(0)
+    for step in range(100):
+        obs = screen.observe()
+        screen.push(0)
+        done = np.array([step % 10 == 9])
+        buffer.add(obs, screen.observe(), np.zeros(1), np.ones(1), done, [{}])
+        if done:
+            screen.reset(0, "blank" if step % 20 == 9 else "repeat")
+    assert buffer.n_extras == 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("place", [1, 3])  # first as an older frame, or as the newest of a row
+def test_a_frame_that_every_episode_shows_outlives_its_first_row(place: int) -> None:
+    buffers, screen = pair(100), Screen(0)
+    logo = screen.frame()
+    for _ in range(430):
+        screen.reset(0, "other")
+        screen.stacks[0, place] = logo
+        place = 1
+        obs = screen.observe()
+        screen.push(0)
+        for buffer in buffers:
+            arguments = np.zeros(1), np.ones(1), np.ones(1), [{}]
+            buffer.add(obs, screen.observe(), *arguments)
+        if buffers[1].pos % 10 == 0:
+            assert_same(*buffers)
+
+
 def test_memory() -> None:
     frames, whole = (
         cls(20_000, spaces.Box(0, 255, (4, 84, 84), np.uint8), ACTIONS, "cpu")

@@ -135,10 +135,16 @@ class FrameReplayBuffer(PrioritizedReplayBuffer):
             known = pointer != _BLANK and np.array_equal(self.newest[env, place], frame)
             if known and pointer == _OPEN:
                 self.newest_stack[env, place] = pointer = self._keep(frame)
-            # Not from afar: rows more than `_history` behind an overwritten one count as safe.
-            if known and (pointer < 0 or (row - pointer) % self.buffer_size <= self.stack):
+            # Not from afar: rows more than `_history` behind an overwritten frame count as safe.
+            if known and self._age(row, pointer) <= self.stack:
                 return pointer
         return self._keep(frame)
+
+    def _age(self, row: int, pointer: int) -> int:
+        """Rows between the one that stored a frame and ``row``, which is about to be added."""
+        if pointer >= 0:
+            return (row - pointer) % self.buffer_size
+        return self.n_added - int(self.extra_rows[-2 - pointer])
 
     def _keep(self, frame: NDArray[Any]) -> int:
         """Store an extra frame and return its pointer; rows that used its place are lost."""
