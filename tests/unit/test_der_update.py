@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from rlzoo.agents.der import DER
 from rlzoo.agents.der.c51 import project
+from rlzoo.agents.der.policies import DERNetwork
 from rlzoo.agents.der.prioritized import PrioritizedSamples, importance_weights
 from rlzoo.core.finite import NonFiniteError
 from rlzoo.errors import RefusedError
@@ -196,6 +197,23 @@ def test_noise_of_actions_comes_anew_and_is_off_when_deterministic() -> None:
     observation = np.array([0.01, 0.01, 0.01, 0.01], np.float32)
     assert {int(model.predict(observation)[0]) for _ in range(60)} == {0, 1}
     assert len({int(model.predict(observation, deterministic=True)[0]) for _ in range(60)}) == 1
+
+
+def noise_of(net: DERNetwork) -> th.Tensor:
+    return net.advantage.noise_in.clone()
+
+
+def test_an_update_has_the_noise_of_the_action_and_new_noise_in_the_target() -> None:
+    model = filled()
+    online, target = noise_of(model.q_net), noise_of(model.q_net_target)
+    model.train(1, 8)
+    assert th.equal(noise_of(model.q_net), online)
+    assert not th.equal(noise_of(model.q_net_target), target)
+    model.train(2, 8)  # the second one of the same step has its own
+    assert not th.equal(noise_of(model.q_net), online)
+    online = noise_of(model.q_net)
+    model.predict(np.zeros(4, np.float32), deterministic=True)
+    assert th.equal(noise_of(model.q_net), online)
 
 
 # --------------------------------------------------------------------- refusals
