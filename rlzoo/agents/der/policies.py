@@ -149,6 +149,7 @@ class DERPolicy(BasePolicy):
         self.net_arch = None if net_arch is None else list(net_arch)
         self.encoder, self.shared_hidden, self.bias_fan = encoder, shared_hidden, bias_fan
         self.adam_eps, self.head = adam_eps, head or Head()
+        self.is_image = is_image_space(observation_space, check_channels=False)
         self.q_net, self.q_net_target = self._make_network(), self._make_network()
         self.q_net_target.load_state_dict(self.q_net.state_dict())
         self.q_net_target.requires_grad_(False)
@@ -161,11 +162,10 @@ class DERPolicy(BasePolicy):
     support: th.Tensor
 
     def _make_network(self) -> DERNetwork:
-        is_image = is_image_space(self.observation_space, check_channels=False)
-        widths = self.net_arch or ([256] if is_image else [128, 128])
+        widths = self.net_arch or ([256] if self.is_image else [128, 128])
         encoder, n_features = (
             _convolutions(self.observation_space, self.encoder, widths)
-            if is_image
+            if self.is_image
             else _layers(self.observation_space, widths[:-1])
         )
         n_actions = int(spaces.flatdim(self.action_space))
@@ -194,6 +194,8 @@ class DERPolicy(BasePolicy):
 
     def inputs(self, observation: PyTorchObs) -> th.Tensor:
         """Return observations as floats, images in [0, 1]."""
+        if isinstance(observation, th.Tensor) and observation.dtype == th.uint8 and self.is_image:
+            return observation.float().div_(255)  # as SB3, without a second copy
         found = preprocess_obs(observation, self.observation_space)
         if not isinstance(found, th.Tensor):
             raise TypeError(f"DER takes array observations, not {type(observation).__name__}")
