@@ -182,12 +182,12 @@ class RayExecutor:
         self._say_what_is_missing(on_event)
         try:
             mailbox = self._mailbox()
-            task = self._ray.remote(run_task).options(
+            task = self._ray.remote(
                 num_cpus=self._cpus,
                 num_gpus=self._gpus,
                 max_retries=self._retries,
                 scheduling_strategy="SPREAD",
-            )
+            )(run_task)
 
             def submit(number: int, job: Job) -> Any:
                 text = job.with_threads(self._cpus).to_json()
@@ -216,10 +216,13 @@ class RayExecutor:
     def _mailbox(self) -> Any:
         """Start the mailbox on the node of the driver, which no lost node takes away."""
         ray = self._ray
+        # Not soft: Ray then takes another node now and then, also where this one has room.
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=True
+            ray.get_runtime_context().get_node_id(), soft=False
         )
-        return ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+        mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+        ray.get(mailbox.take.remote())  # it is there before the first task
+        return mailbox
 
     def _say_what_is_missing(self, on_event: OnEvent) -> None:
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
