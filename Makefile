@@ -47,8 +47,9 @@ format: install  ## Format the code.
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: install  ## Time BEAR's update against d3rlpy's and the floor, the collector, checkpoints.
+bench: install  ## Time BEAR's update against d3rlpy's and the floor, DER, the collector, checkpoints.
 	$(BIN)/python benchmarks/speed/bear.py --d3rlpy-venv .venvs/d3rlpy
+	$(BIN)/python benchmarks/speed/der.py
 	$(BIN)/python benchmarks/speed/collect.py
 	$(BIN)/python benchmarks/speed/checkpoint.py
 	$(BIN)/python benchmarks/speed/checkpoint_share.py
