@@ -13,10 +13,14 @@ from .agents import Subject
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return ``{tag: [(step, value), ...]}`` of everything written into a folder."""
+    """Return ``{tag: [(step, value), ...]}`` of everything written into a folder, in time order.
+
+    TensorBoard reads files by name, and the names of two writers within one second end in a
+    counter that is compared as text: the tenth comes before the ninth.
+    """
     events = EventAccumulator(str(folder)).Reload()
     return {
-        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        tag: [(e.step, e.value) for e in sorted(events.Scalars(tag), key=lambda e: e.wall_time)]
         for tag in events.Tags()["scalars"]
     }
 
