@@ -25,7 +25,7 @@ from rlzoo.envs import compat
 from rlzoo.errors import RefusedError, did_you_mean
 
 _FAMILIES: tuple[tuple[str, str, str], ...] = (
-    (r"ALE/|.*NoFrameskip-v\d|.*-ram(Deterministic)?-v\d", "ale_py", "ale-py"),
+    (r"ALE/|.*NoFrameskip-v\d|.*-ram(Deterministic)?-v\d", "ale_py", "rlzoo[atari]"),
     (r"MiniGrid-|BabyAI-", "minigrid", "minigrid"),
     (
         r"Fetch|HandReach|HandManipulate|PointMaze|AntMaze|Adroit|FrankaKitchen",

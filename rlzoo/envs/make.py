@@ -20,25 +20,43 @@ from rlzoo.errors import RefusedError
 
 Factory = Callable[[], gym.Env[Any, Any]]
 
+_ATARI = "ale_py.env:AtariEnv"
 
-def make_env(env_id: str, **env_kwargs: Any) -> gym.Env[Any, Any]:
+
+def make_env(env_id: str, training: bool = False, **env_kwargs: Any) -> gym.Env[Any, Any]:
     """Make one environment.
 
     Args:
         env_id: Id of a registered environment, ``"module:Env-v0"``, or an id of a known family
             (``ALE/…``, ``MiniGrid-…``), whose package is imported.
-        env_kwargs: Keyword arguments of the environment, such as ``render_mode``.
+        training: Make it as agents learn in it. Differs for Atari only, where a lost life ends the
+            episode and rewards are clipped: see :mod:`rlzoo.envs.atari`.
+        env_kwargs: Keyword arguments of the environment, such as ``render_mode``; those of Atari
+            are in :func:`rlzoo.envs.atari.make_atari`.
 
     Raises:
         RefusedError: If the id is unknown or replaced, a package is missing, or the environment
             cannot be made with these arguments.
     """
+    return _make(env_id, training, False, env_kwargs)
+
+
+def _make(
+    env_id: str, training: bool, monitor: bool, env_kwargs: dict[str, Any]
+) -> gym.Env[Any, Any]:
     if env_kwargs.get("render_mode") not in (None, "human"):
         compat.choose_gl()
-    check_env_id(env_id)
+    spec = check_env_id(env_id)
     try:
         with compat.quiet_v4():
-            return gym.make(env_id, **env_kwargs)
+            if spec.entry_point == _ATARI:
+                from rlzoo.envs.atari import make_atari  # imports OpenCV
+
+                return make_atari(env_id, spec, training, monitor, **env_kwargs)
+            env = gym.make(env_id, **env_kwargs)
+            return Monitor(env) if monitor else env
+    except RefusedError:
+        raise
     except Exception as error:
         raise RefusedError(
             f"Environment {env_id!r} cannot be made: {first_line(error)}.",
@@ -53,6 +71,7 @@ def make_vec(
     split: str | None = None,
     monitor: bool = True,
     processes: bool = False,
+    training: bool = False,
     **env_kwargs: Any,
 ) -> VecEnv:
     """Make ``n_envs`` copies behind one SB3 ``VecEnv``.
@@ -67,6 +86,7 @@ def make_vec(
         split: Train or test levels; None for environments without such a split.
         monitor: Record returns and lengths of the episodes with SB3's ``Monitor``.
         processes: One process per copy. Pays for slow environments only.
+        training: See :func:`make_env`; evaluations leave it out.
         env_kwargs: Keyword arguments of the environment.
 
     Raises:
@@ -80,14 +100,14 @@ def make_vec(
             f"Environment {env_id!r} has no split {split!r}.", "Allowed: None for this environment."
         )
     if processes or not _is_builtin(env_id):  # A failing worker would only say "connection reset".
-        env = make_env(env_id, **env_kwargs, disable_env_checker=True)
+        env = make_env(env_id, training, **env_kwargs, disable_env_checker=True)
         try:
             check_api(env, env_id)
         finally:
             env.close()
 
     factories: list[Factory] = [
-        partial(_make_copy, env_id, index, n_envs, monitor, processes, env_kwargs)
+        partial(_make_copy, env_id, index, n_envs, training, monitor, processes, env_kwargs)
         for index in range(n_envs)
     ]
     vec = _in_processes(factories) if processes else _in_this_process(factories)
@@ -97,15 +117,20 @@ def make_vec(
 
 
 def _make_copy(
-    env_id: str, index: int, n_envs: int, monitor: bool, remote: bool, env_kwargs: dict[str, Any]
+    env_id: str,
+    index: int,
+    n_envs: int,
+    training: bool,
+    monitor: bool,
+    remote: bool,
+    env_kwargs: dict[str, Any],
 ) -> gym.Env[Any, Any]:
     """Make one copy, in the process that it will run in."""
     if remote:
         # Ctrl-C reaches every process of a terminal; the parent decides when the workers end.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        env = make_env(env_id, **env_kwargs)
-        return Guard(Monitor(env) if monitor else env, remote)
+        return Guard(_make(env_id, training, monitor, env_kwargs), remote)
     except RefusedError as error:
         if remote:
             return Unmade(error, env_kwargs.get("render_mode"))

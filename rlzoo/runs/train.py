@@ -153,8 +153,9 @@ def environments(config: ResolvedConfig, seed: int) -> Iterator[VecEnv]:
     """Make the training environments of a run, and close them at the end."""
     settings = config.run_settings()
     inner = make_vec(
-        config.env_id, settings.n_envs, seed, processes=settings.processes, **settings.env_kwargs
-    )
+        config.env_id, settings.n_envs, seed, processes=settings.processes, training=True,
+        **settings.env_kwargs,
+    )  # fmt: skip
     vec = TrainingVecEnv(inner, settings.env_timeout)
     try:
         yield vec

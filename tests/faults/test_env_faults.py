@@ -91,8 +91,8 @@ def test_case_02_module_that_cannot_be_imported(env_id: str) -> None:
 @pytest.mark.parametrize(
     ("env_id", "module", "command"),
     [
-        ("ALE/Pong-v5", "ale_py", 'pip install "ale-py"'),
-        ("PongNoFrameskip-v4", "ale_py", 'pip install "ale-py"'),
+        ("ALE/Pong-v5", "ale_py", 'pip install "rlzoo[atari]"'),
+        ("PongNoFrameskip-v4", "ale_py", 'pip install "rlzoo[atari]"'),
         ("MiniGrid-Empty-5x5-v0", "minigrid", 'pip install "minigrid"'),
         ("FetchReach-v4", "gymnasium_robotics", 'pip install "gymnasium-robotics"'),
         ("CarRacing-v3", "Box2D", 'pip install "gymnasium[box2d]"'),
