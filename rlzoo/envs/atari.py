@@ -25,13 +25,13 @@ from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv, FireResetEn
 from stable_baselines3.common.monitor import Monitor
 
 from rlzoo.core.arguments import AT_LEAST_ONE, NON_NEGATIVE, check_range
+from rlzoo.envs.checks import ATARI_IDS
 from rlzoo.errors import RefusedError
 
 MAX_FRAMES = 108_000
 """Frames of a game, no-ops included: 27,000 steps."""
 
 _INSTALL = 'Install it with: pip install "rlzoo[atari]"'
-_OWN_IDS = r"ALE/\w+-v5|\w+NoFrameskip-v4"
 _OF_THE_PROTOCOL = {
     "frameskip": "Use frame_skip, which is 4.",
     "obs_type": "Observations are grey images.",
@@ -137,7 +137,7 @@ def make_atari(
 
 def _check_arguments(env_id: str, ale_kwargs: dict[str, Any]) -> None:
     name = env_id.rpartition(":")[2]
-    if not re.fullmatch(_OWN_IDS, name):
+    if not re.fullmatch(ATARI_IDS, name):
         base = re.sub(r"^ALE/|(NoFrameskip)?-v\d+$", "", name)
         raise RefusedError(
             f"Environment {env_id!r} has random frame skips or sticky actions of its own.",

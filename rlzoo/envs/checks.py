@@ -35,6 +35,12 @@ _FAMILIES: tuple[tuple[str, str, str], ...] = (
 )
 """Pattern of an id, module that registers it, package to install."""
 
+ATARI = "ale_py.env:AtariEnv"
+"""Entry point of every game."""
+
+ATARI_IDS = r"ALE/\w+-v5|\w+NoFrameskip-v4"
+"""The ids of games that :mod:`rlzoo.envs.atari` makes; others have rules of their own."""
+
 
 def check_env_id(env_id: str) -> EnvSpec:
     """Return the registered spec of an id, importing the package that registers it if need be.
@@ -181,7 +187,9 @@ def _register_family(name: str) -> EnvSpec | None:
         if re.match(pattern, name):
             _import_for(name, module, f'Install it with: pip install "{package}"')
             return gym.registry.get(name)
-    return None
+    with contextlib.suppress(ImportError):  # games are also called Pong-v4, or by mistake Pong-v5
+        importlib.import_module("ale_py")
+    return gym.registry.get(name)
 
 
 def _import_for(env_id: str, module: str, todo: str) -> None:
@@ -225,7 +233,26 @@ def _refuse_replaced(name: str) -> NoReturn:
     )
 
 
+def _game_called(name: str) -> str | None:
+    """Return the id of the Atari game that is meant by ``Pong``, ``pong-v5`` or ``ALE/Pong-v4``."""
+    base = re.sub(r"^ALE/|(NoFrameskip|Deterministic)?(-v\d+)?$", "", name)
+    wanted = f"ALE/{base.replace('_', '')}-v5".lower()
+    return next((known for known in gym.registry if known.lower() == wanted), None)
+
+
+def _can_be_made(spec: EnvSpec) -> bool:
+    is_other_game = spec.entry_point == ATARI and not re.fullmatch(ATARI_IDS, spec.id)
+    return not (is_other_game or _is_dead(spec))
+
+
 def _refuse_unknown(env_id: str, name: str) -> NoReturn:
+    game = _game_called(name)
+    if game is not None:
+        old = game.removeprefix("ALE/").replace("-v5", "NoFrameskip-v4")
+        raise RefusedError(
+            f"Unknown environment {env_id!r}. Did you mean {game!r}?",
+            f"Known: {game} or {old}." if old in gym.registry else "",
+        )
     try:
         _, _, version = parse_env_id(name)
         same = _versions(name)
@@ -240,7 +267,7 @@ def _refuse_unknown(env_id: str, name: str) -> NoReturn:
         )
     if same and (version or 0) < (gym.registry[same[0]].version or 0):
         _refuse_replaced(name)
-    usable = [s.id for s in gym.registry.values() if not _is_dead(s)]
+    usable = [s.id for s in gym.registry.values() if _can_be_made(s)]
     raise RefusedError(
         f"Unknown environment {env_id!r}. {did_you_mean(name, same or usable)}".strip(),
         f"Known versions: {', '.join(same)}." if same else "",

@@ -13,14 +13,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from rlzoo.core.seeding import check_seed, stream
 from rlzoo.envs import compat
-from rlzoo.envs.checks import check_api, check_env_id, first_line
+from rlzoo.envs.checks import ATARI, check_api, check_env_id, first_line
 from rlzoo.envs.guard import EnvFailedError, Guard, Unmade
 from rlzoo.envs.workers import WorkerVecEnv
 from rlzoo.errors import RefusedError
 
 Factory = Callable[[], gym.Env[Any, Any]]
-
-_ATARI = "ale_py.env:AtariEnv"
 
 
 def make_env(env_id: str, training: bool = False, **env_kwargs: Any) -> gym.Env[Any, Any]:
@@ -49,7 +47,7 @@ def _make(
     spec = check_env_id(env_id)
     try:
         with compat.quiet_v4():
-            if spec.entry_point == _ATARI:
+            if spec.entry_point == ATARI:
                 from rlzoo.envs.atari import make_atari  # imports OpenCV
 
                 return make_atari(env_id, spec, training, monitor, **env_kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -351,12 +352,30 @@ def test_a_missing_rom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remote: 
     [
         ("ALE/RoadRuner-v5", "'ALE/RoadRunner-v5'"),
         ("RoadRunnerrNoFrameskip-v4", "'RoadRunnerNoFrameskip-v4'"),
-        ("ALE/RoadRunner-v6", "ALE/RoadRunner-v5"),
-        ("ALE/RoadRunner", "ALE/RoadRunner-v5"),
+        ("ALE/RoadRunner-v6", "'ALE/RoadRunner-v5'"),
+        ("ALE/RoadRunner", "'ALE/RoadRunner-v5'"),
+        ("RoadRunner-v5", "'ALE/RoadRunner-v5'"),
+        ("road_runner", "'ALE/RoadRunner-v5'"),
+        ("RoadRunnerDeterministic-v4", "RoadRunnerNoFrameskip-v4"),
     ],
 )
 def test_an_unknown_game(env_id: str, nearest: str) -> None:
     assert nearest in refusal(lambda: make_env(env_id))
+
+
+def test_near_names_leave_out_the_ids_that_are_refused() -> None:
+    message = refusal(lambda: make_env("Pomg-v5"))
+    assert "Pong-v4" not in message
+    assert "Pong-v0" not in message
+
+
+@pytest.mark.parametrize("name", ["RoadRunner-v4", "RoadRunner-v5", "roadrunner"])
+def test_a_game_is_found_before_its_package_was_imported(name: str) -> None:
+    code = f"from rlzoo.envs import make_env; make_env({name!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "ALE/RoadRunner-v5" in done.stderr.splitlines()[-1] + done.stderr.splitlines()[-2]
+    assert "Arcade Learning Environment" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("env_id", ["RoadRunner-v4", "RoadRunner-v0", "RoadRunnerNoFrameskip-v0"])
