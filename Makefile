@@ -3,10 +3,12 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rlzoo-installed
+EXTRAS_TESTS := tests/unit/test_benchmark_ray.py tests/unit/test_tune.py tests/unit/test_atari.py \
+	tests/cli/test_record.py tests/faults/test_video_faults.py
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-learning test-browser test-gpu check format bench clean
+.PHONY: help install demo test test-learning test-extras test-browser test-gpu check format bench clean
 
 help:  ## Show this help.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +31,10 @@ test: install  ## Run the tests that CI runs.
 
 test-learning: install  ## Run the learning checks that take minutes to an hour.
 	$(PYTEST) -m learning -s
+
+test-extras: install  ## Run the tests of Ray, Optuna, videos and Atari (installs them).
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray,tune,video,atari]'
+	$(PYTEST) $(EXTRAS_TESTS) -n 2 --dist worksteal
 
 test-browser: install  ## Read the leaderboard in headless Chromium; keeps screenshots.
 	command -v chromium >/dev/null || apt-get install -y --no-install-recommends chromium
