@@ -98,6 +98,7 @@ class _Counts(ProgressColumn):
         self._tracker = tracker
 
     def render(self, task: Task) -> Text:
+        """Return the column: cells done, running and failed."""
         return Text(counts(self._tracker))
 
 

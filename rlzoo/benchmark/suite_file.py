@@ -92,9 +92,11 @@ class _File:
         return f"{self.name}:{self.lines.get(path, 1)}"
 
     def has(self, *path: str) -> bool:
+        """Return whether the file has this key."""
         return path in self.lines
 
     def node(self, path: KeyPath) -> Any:
+        """Return the value at a path that exists."""
         node: Any = self.values
         for key in path:
             node = node[key]
@@ -122,6 +124,7 @@ class _File:
             self.one_of((*path, key), key, allowed, "key")
 
     def one_of(self, path: KeyPath, name: str, allowed: Any, what: str) -> None:
+        """Refuse a name that is not allowed, with its line and the nearest name."""
         if name not in allowed:
             raise RefusedError(
                 f"{self.at(path)}: unknown {what} {name!r}. {did_you_mean(name, allowed)}".strip(),
@@ -129,6 +132,7 @@ class _File:
             )
 
     def required(self, path: KeyPath, key: str) -> None:
+        """Refuse a mapping that lacks a key, with its line."""
         if not self.has(*path, key):
             raise RefusedError(f"{self.at(path)}: {'.'.join((*path, key))} is missing.")
 

@@ -13,6 +13,7 @@ class _AssertingLoader(SourceFileLoader):
     """Compiles with assertions, and past the cache, whose files for ``-O`` have none."""
 
     def get_code(self, fullname: str) -> CodeType | None:
+        """Return the code of a module with its assertions."""
         path = self.get_filename(fullname)
         code: CodeType = compile(self.get_data(path), path, "exec", dont_inherit=True, optimize=0)
         return code

@@ -11,7 +11,6 @@ itself, and may be removed without a look at the others, but the contents are on
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -37,7 +36,12 @@ from rlzoo.core.checkpoint_files import DamagedError as DamagedError
 from rlzoo.core.checkpoint_files import FilePart as FilePart
 from rlzoo.core.checkpoint_files import Link as Link
 from rlzoo.core.finite import check_finite
-from rlzoo.core.safe_files import fsync_folder, remove, remove_leftovers, temporary_name
+from rlzoo.core.safe_files import (
+    fsync_folder,
+    remove_leftovers,
+    replace_folder,
+    temporary_name,
+)
 from rlzoo.errors import FailedError, RefusedError
 
 FORMAT, VERSION = "rlzoo-checkpoint", 2  # 2: there are parts of the kind "file"
@@ -306,29 +310,13 @@ def _write(
             manifest["sha256"] = _digest(manifest)
             write_flushed(temporary / MANIFEST, json_tree.dumps(manifest).encode())
             fsync_folder(temporary)
-            _exchange(temporary, final)
+            replace_folder(temporary, final)
     except OSError as error:
         raise NotPublishedError(
             f"Checkpoint {final} could not be written: {error.strerror or error}.",
             "Earlier checkpoints are intact.",
             "Free some disk space or choose another folder.",
         ) from error
-
-
-def _exchange(temporary: Path, final: Path) -> None:
-    """Rename ``temporary`` to ``final``; a folder cannot be renamed over one that has contents."""
-    old = final.with_name(f"{final.name}.old-{os.getpid()}")
-    if final.exists():
-        os.replace(final, old)
-    try:
-        os.replace(temporary, final)
-    except OSError:
-        if old.exists():
-            os.replace(old, final)
-        raise
-    fsync_folder(final.parent)
-    with contextlib.suppress(OSError):  # the new one is in place; the next start cleans up
-        remove(old)
 
 
 def _prune(final: Path, step: int, keep_last: int | None, protect: set[str]) -> None:

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,28 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Rename the folder ``temporary`` to ``final``, which may exist and have contents.
+
+    A kill in between leaves the previous one as ``*.old-<pid>``; see :func:`remove_leftovers`.
+
+    Raises:
+        OSError: If it cannot be renamed; the previous folder is then in its place.
+    """
+    old = final.with_name(f"{final.name}.old-{os.getpid()}")
+    if final.exists():
+        os.replace(final, old)
+    try:
+        os.replace(temporary, final)
+    except OSError:
+        if old.exists():
+            os.replace(old, final)
+        raise
+    fsync_folder(final.parent)
+    with suppress(OSError):  # the new one is in place; the next start cleans up
+        remove(old)
 
 
 def to_json(obj: Any, indent: int | None = 2) -> str:

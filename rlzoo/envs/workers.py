@@ -96,6 +96,7 @@ class _Pipe:
         self.call, self.sent, self.waiting, self.hung = "", -math.inf, False, False
 
     def send(self, message: tuple[str, Any]) -> None:
+        """Send a command; a worker that is known to be broken raises its error."""
         if self.owner.broken is not None:
             raise self.owner.broken
         # SB3 asks for the spaces first, which is answered once the environment is made.
@@ -107,6 +108,7 @@ class _Pipe:
         self.sent, self.waiting = time.monotonic(), True
 
     def recv(self) -> Any:
+        """Receive the answer, or raise the error that names the environment."""
         try:
             answered = self._answered()
             message = self.connection.recv() if answered else None

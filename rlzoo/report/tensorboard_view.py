@@ -15,7 +15,6 @@ colour: therefore a run per agent, with the same tags in all of them.
 from __future__ import annotations
 
 import io
-import os
 import re
 import struct
 import time
@@ -25,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rlzoo.core.safe_files import fsync_folder, remove, remove_leftovers, temporary_name
+from rlzoo.core.safe_files import remove_leftovers, replace_folder, temporary_name
 from rlzoo.errors import RefusedError
 from rlzoo.report.figures import Line
 from rlzoo.report.leaderboard_plots import curve_of, references, value_name
@@ -60,9 +59,11 @@ class _Run:
     events: list[tuple[int, Any]] = field(default_factory=list)
 
     def add(self, summary: Any, step: int = 0) -> None:
+        """Add a summary protobuf at a step."""
         self.events.append((step, summary))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Add scalars by tag at a step."""
         # One event for all: its checksum in pure Python costs more than its contents.
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -105,7 +106,7 @@ def write_view(
         for name, run in runs.items():
             _write_run(temporary / name, run, number)
         (temporary / MARKER).write_text(_NOTICE)
-        _exchange(temporary, folder)
+        replace_folder(temporary, folder)
 
 
 def is_view(folder: Path) -> bool:
@@ -396,18 +397,3 @@ def _file_number(folder: Path) -> int:
         found = re.fullmatch(r"events\.out\.tfevents\.(\d{10})\.rlzoo", path.name)
         number = max(number, int(found[1]) + 1) if found else number
     return number
-
-
-def _exchange(temporary: Path, final: Path) -> None:
-    """Rename ``temporary`` to ``final``; a folder cannot be renamed over one that has contents."""
-    old = final.with_name(f"{final.name}.old-{os.getpid()}")
-    if final.exists():
-        os.replace(final, old)
-    try:
-        os.replace(temporary, final)
-    except OSError:
-        if old.exists():
-            os.replace(old, final)
-        raise
-    fsync_folder(final.parent)
-    remove(old)

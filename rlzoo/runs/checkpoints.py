@@ -14,7 +14,7 @@ from rlzoo.core.checkpoint import Checkpoint, Link, NotPublishedError
 from rlzoo.core.offline import OfflineAlgorithm
 from rlzoo.core.replay_files import ReplayFiles, check_supported
 from rlzoo.errors import FailedError
-from rlzoo.runs.barrier import after_failure, put_barrier, seeds_at, training_env
+from rlzoo.runs.barrier import after_failure, cut_episodes, put_barrier, seeds_at, training_env
 from rlzoo.runs.directory import RunDirectory
 from rlzoo.runs.outputs import flush
 from rlzoo.runs.progress import Progress
@@ -131,5 +131,7 @@ class Checkpoints:
     def publish_after_failure(self, model: BaseAlgorithm, parts: Mapping[str, Any]) -> None:
         """Write what there is when an environment failed; whoever continues begins new episodes."""
         attributes = {k: v for k, v in parts["attributes"].items() if not k.startswith("_last_")}
+        # The next row of the buffer will be of another episode.
+        cut_episodes(stored_buffer(model))
         environments = after_failure(model, self.seed)
         self.publish(model, {**parts, "attributes": attributes, "environments": environments})

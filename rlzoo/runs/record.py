@@ -155,6 +155,7 @@ class _LastStep(gym.Wrapper[Any, Any, Any, Any]):
     cut = False
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step, and note whether a time limit ended the episode."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.cut = truncated and not terminated
         return observation, reward, terminated, truncated, info

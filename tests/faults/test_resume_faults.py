@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.envs.classic_control import PendulumEnv
+from safetensors.numpy import load_file
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import rlzoo
@@ -430,7 +431,7 @@ def test_case_37_an_error_deep_in_the_library_is_explained(
 
 
 class Moody(PendulumEnv):
-    """Raises in its 150th step, unless the file in the environment variable exists."""
+    """Raises in its 150th step, once."""
 
     steps = 0
 
@@ -474,6 +475,10 @@ def test_case_38_a_failing_environment_costs_nothing_that_was_learned(tmp_path: 
     assert status(run)["status"] == "failed"
     kept = steps_of(run)[-1]
     assert 100 < kept < 150
+    found = checkpoint.load(run / "checkpoints" / f"ckpt-{kept}")
+    last = load_file(found.files[found.parts["replay"]["chunks"][-1]["name"]])
+    # Returns over several steps must not look beyond: what follows is another episode.
+    assert last["timeouts"][-1].all()
     result = resume(ResumeRequest(run))
     assert result is not None
     assert result.record["total_timesteps"] == STEPS

@@ -414,10 +414,8 @@ class BEAR(OfflineAlgorithm):
     # ----------------------------------------------------------------- logging
 
     def _finite_candidates(self) -> dict[str, th.Tensor]:
-        return {
-            **{name: self._sums[i] for i, name in enumerate(_SUMMED)},
-            "log_alpha": self.log_alpha.detach(),
-        }
+        sums = {name: self._sums[i] for i, name in enumerate(_SUMMED)}
+        return {**sums, "log_alpha": self.log_alpha.detach()}
 
     def _log_training(self) -> None:
         """Record means over the updates since the last line, and the state of the last batch."""
