@@ -38,9 +38,11 @@ def stream(seed: int, *names: str | int) -> int:
 
     Args:
         seed: The seed of the run.
-        names: Path of the stream, as in ``stream(seed, "collect", slot, episode)``.
+        names: Path of the stream, as in ``stream(seed, "collect", slot, episode)``. A slash in a
+            name is part of the name: ``"a/b"`` and ``"a", "b"`` are two streams.
     """
-    path = "/".join(str(part) for part in (seed, *names))
+    # Escaped as in a JSON pointer.
+    path = "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in (seed, *names))
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "little")
 
 

@@ -64,6 +64,10 @@ def test_stream_has_the_documented_value():
     assert stream(0, "env", 3) == 1198710217
 
 
+def test_a_slash_in_a_name_does_not_make_it_two():
+    assert len({stream(0, *n) for n in (["a/b"], ["a", "b"], ["a~1b"], ["a~b"])}) == 4
+
+
 def test_streams_are_different_and_in_range():
     names = [(kind, i) for kind in ("env", "eval", "collect") for i in range(300)]
     values = [stream(seed, *name) for seed in range(3) for name in names]
