@@ -17,13 +17,14 @@ ROOT = Path(rlzoo.__file__).parent
 ALLOWED: dict[str, tuple[str, ...]] = {
     "rlzoo.errors": (),
     "rlzoo.core.arguments": (),
+    "rlzoo.core.tasks": (),
     "rlzoo.core": (),
     "rlzoo.agents.registry": (),
     "rlzoo.agents": ("rlzoo.core",),
     "rlzoo.data": ("rlzoo.core",),
     "rlzoo.envs": ("rlzoo.core",),
-    "rlzoo.config": ("rlzoo.core.arguments",),
-    "rlzoo.report": ("rlzoo.core.safe_files",),
+    "rlzoo.config": ("rlzoo.core.arguments", "rlzoo.core.tasks"),
+    "rlzoo.report": ("rlzoo.core.safe_files", "rlzoo.core.tasks"),
     "rlzoo.runs": (
         "rlzoo.agents.registry",
         "rlzoo.core",
@@ -73,6 +74,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 LIGHT: dict[str, frozenset[str]] = {
     "rlzoo.errors": frozenset(),
     "rlzoo.core.arguments": frozenset(),
+    "rlzoo.core.tasks": frozenset(),
     "rlzoo.agents.registry": frozenset(),
     "rlzoo.config": frozenset({"yaml", "numpy"}),
 }
