@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "BEAR": "rlzoo.agents.bear",
     "DER": "rlzoo.agents.der",
+    "DynaDQN": "rlzoo.agents.dyna_dqn",
     "Transitions": "rlzoo.data",
     "load_dataset": "rlzoo.data",
     "make_vec": "rlzoo.envs",
@@ -21,6 +22,7 @@ _PUBLIC = {
 if TYPE_CHECKING:
     from rlzoo.agents.bear import BEAR as BEAR
     from rlzoo.agents.der import DER as DER
+    from rlzoo.agents.dyna_dqn import DynaDQN as DynaDQN
     from rlzoo.data import Transitions as Transitions
     from rlzoo.data import load_dataset as load_dataset
     from rlzoo.envs import make_vec as make_vec

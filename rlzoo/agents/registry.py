@@ -54,6 +54,11 @@ AGENTS: dict[str, AgentSpec] = {
             "1906.05243",
         ),
         AgentSpec(
+            "dyna-dqn", "rlzoo.agents.dyna_dqn:DynaDQN", ("Discrete",), False, "CartPole-v1",
+            "Q-learning from replay or from a model: forward, backward, rollouts, look-ahead",
+            "1906.05243",
+        ),
+        AgentSpec(
             "sac", "stable_baselines3:SAC", _BOX, False, "Hopper-v4",
             "SB3's soft actor-critic", "1801.01290",
         ),

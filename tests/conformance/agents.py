@@ -75,6 +75,26 @@ ROWS = {
         wrong_env_id="CartPole-v1",
         float64_env_id=PENDULUM64,
     ),
+    "dyna-dqn": Row(
+        {
+            "batch_size": 16,
+            "buffer_size": 500,
+            "learning_starts": 5,
+            "planning_steps": 16,
+            "source": "forward",
+            "actions": "policy",
+            "exploration_final_eps": 0.0,
+            "target_update_interval": 10,
+            "model_interval": 20,
+            "model_arch": [8],
+            "n_models": 2,
+            "model_epochs": 2,
+            "policy_kwargs": {"net_arch": [8, 8]},
+        },
+        env_id=PENDULUM,
+        wrong_env_id="CartPole-v1",
+        float64_env_id=PENDULUM64,
+    ),
     # Not of this zoo: the suite has to pass on an agent that is right by definition.
     "td3": Row(
         {

@@ -36,6 +36,10 @@ from .discrete_envs import FRAMES
 
 SMALL = ("policy_kwargs.net_arch=[8, 8]",)
 OFF_POLICY = (*SMALL, "learning_starts=30", "batch_size=16", "buffer_size=150")
+DYNA = (
+    *(*OFF_POLICY, "planning_steps=32", "target_update_interval=50", "model_interval=60"),
+    *("model_arch=[8]", "n_models=2", "model_epochs=2"),
+)
 RUN = ("run.eval_freq=100", "run.eval_episodes=1", "run.checkpoint_freq=80")
 
 # Name of the row -> agent, environment, settings. Every agent of the zoo must have one.
@@ -69,6 +73,32 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
             *("policy_kwargs.net_arch=[8]", "learning_starts=30", "batch_size=8"),
             *("buffer_size=150", "n_steps=5", "gradient_steps=2", "run.n_envs=2"),
             *("exploration_initial_eps=0.5", "exploration_steps=200"),
+        ),
+    ),
+    "dyna-dqn": ("dyna-dqn", "CartPole-v1", (*OFF_POLICY, "planning_steps=16")),
+    "dyna-dqn-forward": ("dyna-dqn", "CartPole-v1", (*DYNA, "source=forward", "actions=policy")),
+    "dyna-dqn-backward": ("dyna-dqn", "CartPole-v1", (*DYNA, "source=backward", "train_freq=4")),
+    "dyna-dqn-rollout": (
+        "dyna-dqn",
+        "CartPole-v1",
+        (*DYNA, "source=rollout", "rollout_length=3", "max_disagreement=1", "run.n_envs=2"),
+    ),
+    "dyna-dqn-act": ("dyna-dqn", "CartPole-v1", (*DYNA, "source=act")),
+    "dyna-dqn-tabular": (
+        "dyna-dqn",
+        "FrozenLake-v1",
+        (
+            *("source=forward", "policy_kwargs={net_arch: [], optimizer: sgd}", "batch_size=1"),
+            *("planning_steps=3", "learning_rate=0.1", "learn_from_real=true", "buffer_size=150"),
+            *("learning_starts=30", "target_update_interval=1"),
+        ),
+    ),
+    "dyna-dqn-tabular-act": (
+        "dyna-dqn",
+        "FrozenLake-v1",
+        (
+            *("source=act", "policy_kwargs.net_arch=[8]", "learning_starts=30", "batch_size=8"),
+            *("planning_steps=16", "buffer_size=150", "run.n_envs=2"),
         ),
     ),
     "ppo": ("ppo", "CartPole-v1", (*SMALL, "n_steps=16", "batch_size=16", "run.n_envs=2")),
