@@ -21,6 +21,8 @@ class AgentSpec:
         default_env: Environment taken when none is given.
         summary: One line for ``rlzoo list``.
         paper: arXiv number, or where it comes from.
+        paper_env: An environment of the paper that needs more than the default one; it is named
+            where none was given.
     """
 
     name: str
@@ -30,6 +32,7 @@ class AgentSpec:
     default_env: str
     summary: str
     paper: str = ""
+    paper_env: str = ""
 
     def load_class(self) -> type[Any]:
         """Import the module of the agent and return its class."""
@@ -51,7 +54,7 @@ AGENTS: dict[str, AgentSpec] = {
         AgentSpec(
             "der", "rlzoo.agents.der:DER", ("Discrete",), False, "CartPole-v1",
             "data-efficient Rainbow: C51, noisy dueling networks, prioritised n-step replay",
-            "1906.05243",
+            "1906.05243", paper_env="ALE/RoadRunner-v5",
         ),
         AgentSpec(
             "dyna-dqn", "rlzoo.agents.dyna_dqn:DynaDQN", ("Discrete",), False, "CartPole-v1",

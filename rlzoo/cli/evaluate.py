@@ -24,6 +24,10 @@ def evaluate(
     stochastic: Annotated[
         bool, typer.Option("--stochastic", help="Sample actions instead of taking the best.")
     ] = False,
+    eval_epsilon: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="Share of random actions, 0 to 1; by default the run's."),
+    ] = None,
     device: options.Device = "auto",
     trust: options.Trust = False,
     agent: options.TrustedAgent = None,
@@ -34,7 +38,7 @@ def evaluate(
     from rlzoo.runs.policies import evaluate_policy_spec
 
     env_id, found = evaluate_policy_spec(
-        model, env, episodes, seed, not stochastic, device, trust, agent
+        model, env, episodes, seed, not stochastic, device, trust, agent, eval_epsilon
     )
     if as_json:
         print(json.dumps({"model": model, "env": env_id, "seed": seed, **found.as_dict()}))

@@ -45,6 +45,10 @@ def train(
     eval_episodes: Annotated[
         int | None, typer.Option(metavar="N", help="Episodes per evaluation.")
     ] = None,
+    eval_epsilon: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="Share of random actions in evaluations, 0 to 1."),
+    ] = None,
     n_envs: Annotated[
         int | None, typer.Option(metavar="N", help="Environments side by side.")
     ] = None,
@@ -88,6 +92,7 @@ def train(
         config_file=config,
         eval_freq=eval_freq,
         eval_episodes=eval_episodes,
+        eval_epsilon=eval_epsilon,
         n_envs=n_envs,
         threads=threads,
         command=options.command_line(context),
@@ -104,7 +109,7 @@ def _continue(
     from rlzoo.errors import RefusedError
 
     names = ("env", "dataset", "seed", "run_dir", "preset", "config", "eval_freq", "eval_episodes",
-             "n_envs", "deterministic", "video")  # fmt: skip
+             "eval_epsilon", "n_envs", "deterministic", "video")  # fmt: skip
     given = [name for name in names if _was_given(context, name)]
     if given:
         options_ = ", ".join("--" + name.replace("_", "-") for name in given)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 
+from rlzoo.core.tasks.ids import canonical, family
+
 
 @dataclass(frozen=True)
 class ConfigFile:
@@ -36,6 +38,9 @@ def config_root() -> Traversable | None:
 def config_files(agent: str, env_id: str | None = None) -> list[ConfigFile]:
     """Return the files that exist for an agent, the more special one last.
 
+    These are ``default.yaml``, that of the family of the environment (``atari.yaml``), and that of
+    the environment. Ids of the same environment have the same files.
+
     Args:
         agent: Name in the registry.
         env_id: Environment id; for ``"module:Env-v0"`` the part after the colon names the file.
@@ -44,7 +49,10 @@ def config_files(agent: str, env_id: str | None = None) -> list[ConfigFile]:
     if root is None:
         return []
     names = ["default.yaml"]
-    parts = (env_id or "").split(":")[-1].split("/")
+    env_id = canonical(env_id or "")
+    if (shared := family(env_id)) is not None:
+        names.append(f"{shared}.yaml")
+    parts = env_id.split(":")[-1].split("/")
     # The id comes from the user: it must name a file below the folder of the agent.
     if all(part not in ("", ".", "..") and "\\" not in part for part in parts):
         names.append("/".join(parts) + ".yaml")

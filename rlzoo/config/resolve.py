@@ -1,7 +1,8 @@
 """From layers of settings to one checked set, each value with its source.
 
 Layers, the later one wins: constructor, ``PRESETS[preset]`` of the class,
-``configs/<agent>/default.yaml``, ``configs/<agent>/<env-id>.yaml``, ``--config FILE``, ``--set``.
+``configs/<agent>/default.yaml``, ``configs/<agent>/<family>.yaml`` (``atari.yaml``),
+``configs/<agent>/<env-id>.yaml``, ``--config FILE``, ``--set``.
 In a file the section ``all`` comes before ``presets.<preset>``. Mappings called ``...kwargs`` are
 merged key by key, all else is replaced.
 """

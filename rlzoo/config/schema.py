@@ -93,6 +93,10 @@ class RunSettings:
         steps: Length of the training; environment steps, or gradient steps of an offline agent.
         eval_freq: Steps between two evaluations.
         eval_episodes: Episodes per evaluation.
+        final_eval_episodes: Episodes of the evaluation of the final policy, whose result is the one
+            that counts; None takes ``eval_episodes``.
+        eval_epsilon: Share of uniformly random actions in evaluations, from a stream of its own.
+        eval_envs: Most environments that evaluations play in side by side, in one batch.
         checkpoint_freq: Steps between two checkpoints.
         n_envs: Number of environments that run side by side.
         dataset: Id or path of the data set of an offline agent; None takes the default one of the
@@ -110,6 +114,9 @@ class RunSettings:
     steps: Annotated[int, AT_LEAST_ONE] = 100_000
     eval_freq: Annotated[int, AT_LEAST_ONE] = 10_000
     eval_episodes: Annotated[int, AT_LEAST_ONE] = 10
+    final_eval_episodes: Annotated[int, AT_LEAST_ONE] | None = None
+    eval_epsilon: Annotated[float, UNIT] = 0.0
+    eval_envs: Annotated[int, AT_LEAST_ONE] = 10
     checkpoint_freq: Annotated[int, AT_LEAST_ONE] = 50_000
     n_envs: Annotated[int, AT_LEAST_ONE] = 1
     dataset: str | None = None

@@ -43,15 +43,17 @@ class Evaluator:
         progress: Where the last return is shown.
         stop: A signal breaks an evaluation off; it is repeated when the run goes on.
         on_evaluation: Told about every point of the curve; may stop the training.
+        epsilon: Share of random actions in evaluations.
     """
 
     def __init__(
         self, run: RunDirectory, env: VecEnv, env_id: str, eval_freq: int, episodes: int, seed: int,
         progress: Progress, stop: StopSignals, on_evaluation: OnEvaluation | None = None,
+        epsilon: float = 0.0,
     ) -> None:  # fmt: skip
         self.run, self.env, self.env_id, self.eval_freq = run, env, env_id, eval_freq
         self.episodes, self.seed, self.progress, self.stop = episodes, seed, progress, stop
-        self.on_evaluation = on_evaluation
+        self.on_evaluation, self.epsilon = on_evaluation, epsilon
         self.curve: list[tuple[int, Evaluation]] = []
         self.seconds = 0.0
 
@@ -60,21 +62,27 @@ class Evaluator:
         last = self.curve[-1][0] if self.curve else 0
         return step // self.eval_freq > last // self.eval_freq
 
-    def evaluate(self, model: BaseAlgorithm, name: str | None = None) -> Evaluation:
-        """Run the episodes.
+    def evaluate(
+        self, model: BaseAlgorithm, name: str | None = None, episodes: int | None = None
+    ) -> Evaluation:
+        """Run the episodes, and count the time that they take.
 
         Args:
             model: The agent.
             name: Name of the evaluation, by default its step.
+            episodes: Another number of episodes.
 
         Raises:
             StopNowError: If a signal asked for an end.
         """
+        started = time.monotonic()
         with self.stop.at_once():
-            return evaluate(
-                model, self.env, self.env_id, self.episodes, self.seed,
-                name or model.num_timesteps,
+            found = evaluate(
+                model, self.env, self.env_id, episodes or self.episodes, self.seed,
+                name or model.num_timesteps, epsilon=self.epsilon,
             )  # fmt: skip
+        self.seconds += time.monotonic() - started
+        return found
 
     def add_point(self, model: BaseAlgorithm) -> None:
         """Evaluate now, log ``eval/*``, and keep the model if it is the best so far.
@@ -82,9 +90,8 @@ class Evaluator:
         Raises:
             StopNowError: If a signal, or whoever is told about it, asked for an end.
         """
-        step, started, best = model.num_timesteps, time.monotonic(), self.best
+        step, best = model.num_timesteps, self.best
         result = self.evaluate(model)
-        self.seconds += time.monotonic() - started
         self.curve.append((step, result))
         logger = model.logger
         logger.record("eval/mean_reward", result.return_mean)

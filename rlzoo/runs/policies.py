@@ -16,6 +16,7 @@ from rlzoo.agents.registry import get_agent
 from rlzoo.config import load_yaml
 from rlzoo.core.safe_zip import load_model
 from rlzoo.core.seeding import check_seed
+from rlzoo.core.tasks.ids import canonical
 from rlzoo.data.behaviours import load_behaviour
 from rlzoo.data.policies import RandomPolicy, uniform_actions
 from rlzoo.data.recipes import BEHAVIOURS, ENV_NAMES
@@ -63,6 +64,7 @@ class Located:
         level: Level of a behaviour.
         path: Model file.
         env_kwargs: Keyword arguments of the environment of a run.
+        eval_epsilon: Share of random actions in the evaluations of a run.
     """
 
     kind: str
@@ -70,6 +72,7 @@ class Located:
     level: str = ""
     path: Path | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    eval_epsilon: float = 0.0
 
 
 def locate(spec: str, env_id: str | None = None) -> Located:
@@ -112,13 +115,14 @@ def _located_model(path: Path, env_id: str | None) -> Located:
     """Return a model file with the environment of the run that it lies in."""
     try:
         trained_in = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))["env"]
-        values, _ = load_yaml(path.parent / "config.yaml")
-        env_kwargs = dict(values["all"]["run"]["env_kwargs"])
+        settings = load_yaml(path.parent / "config.yaml")[0]["all"]["run"]
+        env_kwargs = dict(settings["env_kwargs"])
+        epsilon = float(settings.get("eval_epsilon", 0.0))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return Located("model", env_id, path=path)
-    if env_id not in (None, trained_in):
-        env_kwargs = {}
-    return Located("model", env_id or trained_in, path=path, env_kwargs=env_kwargs)
+    if env_id is not None and canonical(env_id) != canonical(str(trained_in)):
+        return Located("model", env_id, path=path)
+    return Located("model", env_id or trained_in, "", path, env_kwargs, epsilon)
 
 
 def load_policy(
@@ -164,8 +168,20 @@ def evaluate_policy_spec(
     device: str = "auto",
     trust: bool = False,
     agent: str | None = None,
+    epsilon: float | None = None,
 ) -> tuple[str, Evaluation]:
     """Evaluate anything that :func:`locate` finds on fresh episodes.
+
+    Args:
+        spec: See :func:`locate`.
+        env_id: Environment; by default that of the run or of the policy.
+        episodes: Number of episodes.
+        seed: Seed of everything random.
+        deterministic: Passed to ``predict``.
+        device: For a model.
+        trust: Unpickle a model file that rlzoo did not write.
+        agent: Class of such a file, a name in the registry.
+        epsilon: Share of random actions; None takes that of the run, 0 without one.
 
     Returns:
         The environment id and the evaluation.
@@ -179,12 +195,13 @@ def evaluate_policy_spec(
         raise RefusedError(f"episodes={episodes} is out of range.", "Allowed: at least 1.")
     found = locate(spec, env_id)
     known = known_env(found, spec)
+    share = found.eval_epsilon if epsilon is None else epsilon
     env = make_eval_env(known, episodes, **found.env_kwargs)
     try:
         policy = load_policy(spec, known, device, trust, agent, env=env)
         if found.kind != "model":
             policy.set_random_seed(seed)
-        return known, evaluate(policy, env, known, episodes, seed, "eval", deterministic)
+        return known, evaluate(policy, env, known, episodes, seed, "eval", deterministic, share)
     finally:
         env.close()
 

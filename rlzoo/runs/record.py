@@ -69,6 +69,7 @@ def record_episodes(
     deterministic: bool = True,
     max_steps: int | None = MAX_STEPS,
     env_kwargs: Mapping[str, Any] | None = None,
+    epsilon: float = 0.0,
     tolerant: bool = False,
 ) -> list[Recorded]:
     """Run whole episodes and write a video of each.
@@ -85,6 +86,7 @@ def record_episodes(
         deterministic: Passed to ``predict``.
         max_steps: Steps after which an episode is cut; None for the environment's own limit.
         env_kwargs: Keyword arguments of the environment.
+        epsilon: Share of random actions, as evaluations have it.
         tolerant: Turn every error into one :class:`VideoWarning` and return the episodes until
             then: for a training that must not end because of a frame.
 
@@ -99,7 +101,7 @@ def record_episodes(
     try:
         with _environment(env_id, max_steps, dict(env_kwargs or {})) as env:
             for index, file in enumerate(files):
-                done.append(_record(policy, env, file, seed, index, deterministic))
+                done.append(_record(policy, env, file, seed, index, deterministic, epsilon))
     except Exception as error:  # of the environment, OpenGL, moviepy, ffmpeg, the disk, the policy
         failure = error if isinstance(error, RlzooError) else _failure(files[len(done)], error)
         if not tolerant:
@@ -127,8 +129,9 @@ def _environment(
 
 
 def _record(
-    policy: PolicyPredictor, env: VecEnv, file: Path, seed: int, index: int, deterministic: bool
-) -> Recorded:
+    policy: PolicyPredictor, env: VecEnv, file: Path, seed: int, index: int, deterministic: bool,
+    epsilon: float,
+) -> Recorded:  # fmt: skip
     inner = cast(DummyVecEnv, env.unwrapped)
     plain = inner.envs[0]
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +143,7 @@ def _record(
         try:
             # The reset after the last step, which SB3 makes by itself, writes the file.
             returns, lengths = run_episodes(
-                policy, env, 1, seed, deterministic=deterministic, first=index
+                policy, env, 1, seed, deterministic=deterministic, first=index, epsilon=epsilon
             )
         finally:
             inner.envs[0] = plain  # so that closing the environment encodes nothing
@@ -221,6 +224,7 @@ def record_policy_spec(
     return known, record_episodes(
         policy, known, files, seed,
         deterministic=deterministic, max_steps=max_steps, env_kwargs=found.env_kwargs,
+        epsilon=found.eval_epsilon,
     )  # fmt: skip
 
 

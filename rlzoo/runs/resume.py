@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlzoo.agents.registry import get_agent
+from rlzoo.config.schema import run_arguments
 from rlzoo.core import checkpoint
 from rlzoo.core.checkpoint import Checkpoint, library_versions
 from rlzoo.core.device import configure_cpu, resolve_device
@@ -19,7 +20,12 @@ from rlzoo.runs.train import TrainRequest, environments, settings_of
 from rlzoo.runs.training import Training, TrainResult, unit_of
 
 # What may differ without changing what is learned up to a given step.
-_FREE_SETTINGS = frozenset({"run.steps", "run.keep_checkpoints", "run.env_timeout", "run.video"})
+_FREE_SETTINGS = frozenset(
+    f"run.{name}"
+    for name in ("steps", "keep_checkpoints", "env_timeout", "video", "final_eval_episodes")
+)
+# What a run of an earlier version has where it could not set something yet.
+_DEFAULTS = {f"run.{name}": known.default for name, known in run_arguments().items()}
 _FREE_VERSIONS = frozenset({"python"})
 _SHOWN = 4
 
@@ -153,7 +159,7 @@ def _differences(found: Checkpoint, now: Mapping[str, Any]) -> list[str]:
         for name in ("class", "env", "seed", "dataset_fingerprint", "code")
         if then.get(name) != now[name]
     ]
-    before, after = then.get("settings") or {}, now["settings"]
+    before, after = {**_DEFAULTS, **(then.get("settings") or {})}, now["settings"]
     lines += [
         f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
         for name in sorted({*before, *after} - _FREE_SETTINGS)

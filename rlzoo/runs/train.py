@@ -44,6 +44,7 @@ class TrainRequest:
         config_file: YAML file of settings.
         eval_freq: Steps between evaluations.
         eval_episodes: Episodes per evaluation.
+        eval_epsilon: Share of random actions in evaluations.
         n_envs: Environments side by side.
         threads: Torch threads on the CPU.
         command: The command line, for the record.
@@ -61,6 +62,7 @@ class TrainRequest:
     config_file: Path | None = None
     eval_freq: int | None = None
     eval_episodes: int | None = None
+    eval_epsilon: float | None = None
     n_envs: int | None = None
     threads: int | None = None
     command: str = ""
@@ -72,6 +74,7 @@ def settings_of(request: TrainRequest, spec: AgentSpec, device_type: str) -> Res
         "steps": request.steps,
         "eval_freq": request.eval_freq,
         "eval_episodes": request.eval_episodes,
+        "eval_epsilon": request.eval_epsilon,
         "n_envs": request.n_envs,
         "dataset": request.dataset,
     }
@@ -141,6 +144,8 @@ def train(
                 f"({config.preset_source}), device {device}, {threads} threads, "
                 f"{config.run_settings().steps:,} {unit_of(spec)}."
             )
+            if request.env_id is None and spec.paper_env:
+                progress.message(_other_env(spec))
             training = Training(
                 run, spec, config, vec, seed, str(device), request.command, progress,
                 on_evaluation=on_evaluation,
@@ -161,6 +166,16 @@ def environments(config: ResolvedConfig, seed: int) -> Iterator[VecEnv]:
         yield vec
     finally:
         vec.close()
+
+
+def _other_env(spec: AgentSpec) -> str:
+    """Return a line that names the environment of the paper, and what is missing for it."""
+    line = f"As in the paper: rlzoo train {spec.name} --env {spec.paper_env}"
+    try:
+        check_env_id(spec.paper_env)
+    except RefusedError as error:
+        return f"{line}. {error.todo}"
+    return line
 
 
 def _env_of(dataset: str | None) -> str | None:

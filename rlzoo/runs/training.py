@@ -19,6 +19,7 @@ from rlzoo.core.checkpoint import Checkpoint, library_versions
 from rlzoo.core.device import make_deterministic
 from rlzoo.core.finite import NonFiniteError, check_finite
 from rlzoo.core.safe_zip import save_model
+from rlzoo.core.tasks.scores import describe_scale
 from rlzoo.core.training_state import restore
 from rlzoo.data.recipes import default_for
 from rlzoo.data.transitions import Transitions
@@ -30,7 +31,7 @@ from rlzoo.runs.callbacks import Evaluator, OnEvaluation, ProgressCallback, RunC
 from rlzoo.runs.checkpoints import Checkpoints
 from rlzoo.runs.datasets import ensure_dataset
 from rlzoo.runs.directory import RunDirectory
-from rlzoo.runs.evaluate import Evaluation, make_eval_env
+from rlzoo.runs.evaluate import Evaluation, RandomShare, make_eval_env
 from rlzoo.runs.outputs import run_logger
 from rlzoo.runs.progress import Progress
 from rlzoo.runs.provenance import code_digest, commit, machine, plain_settings
@@ -100,6 +101,7 @@ class Training:
             make_deterministic()
         if self.settings.video:
             check_video(config.env_id, self.settings.env_kwargs)
+        RandomShare(vec.action_space, self.settings.eval_epsilon)  # refused now, not after hours
         self.data = self._dataset() if spec.needs_data else None
         self.model = self._make_model(device)
         self.meta = self._facts()
@@ -123,12 +125,14 @@ class Training:
         after = None if found is None else found.step
         self.model.set_logger(run_logger(run.path, self.progress.message, after))
         eval_env = make_eval_env(
-            self.config.env_id, self.settings.eval_episodes, **self.settings.env_kwargs
-        )
+            self.config.env_id, max(self.settings.eval_episodes, self._final_episodes),
+            self.settings.eval_envs, **self.settings.env_kwargs,
+        )  # fmt: skip
         with StopSignals(self.progress.message) as stop:
             evaluator = Evaluator(
                 run, eval_env, self.config.env_id, self.settings.eval_freq,
                 self.settings.eval_episodes, self.seed, self.progress, stop, self.on_evaluation,
+                self.settings.eval_epsilon,
             )  # fmt: skip
             callback = RunCallback(
                 evaluator, self.checkpoints, stop, None if found is None else found.parts
@@ -137,7 +141,7 @@ class Training:
                 if found is not None:
                     self._go_on_from(found, evaluator)
                 self._learn(callback)
-                final = evaluator.evaluate(self.model, "final")
+                final = self._evaluate_final(evaluator)
             except StopNowError:
                 raise self._stopped(stop.requested or 0) from None
             except Exception as error:
@@ -150,6 +154,15 @@ class Training:
                 self.model.logger.close()
                 eval_env.close()
         return self._finish(evaluator, final)
+
+    @property
+    def _final_episodes(self) -> int:
+        return self.settings.final_eval_episodes or self.settings.eval_episodes
+
+    def _evaluate_final(self, evaluator: Evaluator) -> Evaluation:
+        if self._final_episodes > self.settings.eval_episodes:
+            self.progress.message(f"Evaluating the final policy: {self._final_episodes} episodes.")
+        return evaluator.evaluate(self.model, "final", self._final_episodes)
 
     # ------------------------------------------------------------------ set-up
 
@@ -287,6 +300,7 @@ class Training:
             "final": final.summary(),
             "best": None if best is None else {**best[1].summary(), "step": best[0]},
             "curve": [[step, point.return_mean] for step, point in evaluator.curve],
+            "evaluation": self._protocol(),
             "wall_seconds": round(seconds, 3),
             "checkpoint_seconds": round(self.checkpoints.spent, 3),
             "steps_per_second": round(model.num_timesteps / learning, 2),
@@ -296,11 +310,25 @@ class Training:
         if self.settings.video:
             record_episodes(  # a warning at most: the training is done
                 model, self.config.env_id, [self.run.path / "videos" / "episode_0.mp4"], self.seed,
-                env_kwargs=self.settings.env_kwargs, tolerant=True,
+                env_kwargs=self.settings.env_kwargs, epsilon=self.settings.eval_epsilon,
+                tolerant=True,
             )  # fmt: skip
         returns = None if self.data is None else self.data.return_statistics()
         curve = [(step, point.return_mean, point.return_std) for step, point in evaluator.curve]
         return TrainResult(self.run.path, record, model, returns, curve)
+
+    def _protocol(self) -> dict[str, Any]:
+        """Return how the policies were evaluated, for the record."""
+        settings = self.settings
+        return {
+            "policy": "final",
+            "episodes": self._final_episodes,
+            "episodes_during_training": settings.eval_episodes,
+            "deterministic": True,
+            "epsilon": settings.eval_epsilon,
+            "n_envs": min(max(settings.eval_episodes, self._final_episodes), settings.eval_envs),
+            "scale": describe_scale(self.config.env_id),
+        }
 
 
 def unit_of(spec: AgentSpec) -> str:
