@@ -1,5 +1,6 @@
 """One ``make_vec`` for every family of environments."""
 
+from rlzoo.envs import multiroom
 from rlzoo.envs.checks import check_action_space, check_api, check_env_id, policy_for
 from rlzoo.envs.make import make_env, make_vec
 from rlzoo.envs.training import EnvFailedError, TrainingVecEnv
@@ -14,3 +15,5 @@ __all__ = [
     "make_vec",
     "policy_for",
 ]
+
+multiroom.register()
