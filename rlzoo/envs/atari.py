@@ -15,6 +15,7 @@ import contextlib
 import importlib
 import io
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +106,8 @@ def make_atari(
         RefusedError: If an argument is out of range or belongs to the protocol, the ROM or OpenCV
             is missing, or the id is one of a game with other rules.
     """
-    _check_arguments(env_id, ale_kwargs)
-    for name, value in (("frame_stack", frame_stack), ("frame_skip", frame_skip),
-                        ("screen_size", screen_size)):  # fmt: skip
-        check_range(name, value, AT_LEAST_ONE)
-    check_range("noop_max", noop_max, NON_NEGATIVE)
-    _check_installed(env_id, spec)
+    sizes = {"frame_stack": frame_stack, "frame_skip": frame_skip, "screen_size": screen_size}
+    check_game(env_id, spec, {**ale_kwargs, **sizes, "noop_max": noop_max})
     game: dict[str, Any] = {
         "frameskip": 1,
         "repeat_action_probability": 0.0,
@@ -135,7 +132,25 @@ def make_atari(
     return env
 
 
-def _check_arguments(env_id: str, ale_kwargs: dict[str, Any]) -> None:
+def check_game(env_id: str, spec: EnvSpec, arguments: Mapping[str, Any]) -> None:
+    """Refuse ids and arguments that do not fit the protocol, and games without a ROM.
+
+    Args:
+        env_id: Id of a game.
+        spec: Its specification.
+        arguments: What is given of :func:`make_atari`'s arguments.
+
+    Raises:
+        RefusedError: As :func:`make_atari`.
+    """
+    _check_arguments(env_id, arguments)
+    for name in ("frame_stack", "frame_skip", "screen_size"):
+        check_range(name, arguments.get(name), AT_LEAST_ONE)
+    check_range("noop_max", arguments.get("noop_max"), NON_NEGATIVE)
+    _check_installed(env_id, spec)
+
+
+def _check_arguments(env_id: str, ale_kwargs: Mapping[str, Any]) -> None:
     name = env_id.rpartition(":")[2]
     if not re.fullmatch(ATARI_IDS, name):
         base = re.sub(r"^ALE/|(NoFrameskip)?-v\d+$", "", name)

@@ -32,11 +32,15 @@ _FAMILIES: tuple[tuple[str, str, str], ...] = (
         "gymnasium_robotics",
         "gymnasium-robotics",
     ),
+    (r"(?i)coinrun|procgen", "rlzoo.envs.procgen", "rlzoo[coinrun]"),
 )
 """Pattern of an id, module that registers it, package to install."""
 
 ATARI = "ale_py.env:AtariEnv"
 """Entry point of every game."""
+
+PROCGEN = "rlzoo.envs.procgen:ProcgenEnv"
+"""Entry point of CoinRun and the other games of Procgen."""
 
 ATARI_IDS = r"ALE/\w+-v5|\w+NoFrameskip-v4"
 """The ids of games that :mod:`rlzoo.envs.atari` makes; others have rules of their own."""
@@ -54,7 +58,7 @@ def check_env_id(env_id: str) -> EnvSpec:
             successor), or needs a package that is missing (with the install command).
     """
     module, _, name = env_id.rpartition(":")
-    if module:
+    if module and module != "procgen":  # its old ids; the package has no version for this Python
         _import_for(env_id, module, f"Install the package that has the module {module!r}.")
     spec = gym.registry.get(name) or _register_family(name)
     if spec is None:
@@ -246,6 +250,12 @@ def _can_be_made(spec: EnvSpec) -> bool:
 
 
 def _refuse_unknown(env_id: str, name: str) -> NoReturn:
+    level = importlib.import_module("rlzoo.envs.procgen").meant_by(name)
+    if level is not None:
+        raise RefusedError(
+            f"Unknown environment {env_id!r}. Did you mean {level!r}?",
+            "Procgen: CoinRun, or procgen/<game>-<distribution>-v0, as in procgen/maze-hard-v0.",
+        )
     game = _game_called(name)
     if game is not None:
         old = game.removeprefix("ALE/").replace("-v5", "NoFrameskip-v4")

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from rlzoo.core.seeding import check_seed, stream
-from rlzoo.envs import compat
-from rlzoo.envs.checks import ATARI, check_api, check_env_id, first_line
+from rlzoo.envs import compat, multiroom
+from rlzoo.envs.checks import ATARI, PROCGEN, check_api, check_env_id, first_line
 from rlzoo.envs.guard import EnvFailedError, Guard, Unmade
 from rlzoo.envs.workers import WorkerVecEnv
 from rlzoo.errors import RefusedError
 
 Factory = Callable[[], gym.Env[Any, Any]]
+
+GYMNASIUM, ENVPOOL = "gymnasium", "envpool"
+_BACKENDS = {ATARI: (GYMNASIUM, ENVPOOL), PROCGEN: (ENVPOOL, GYMNASIUM)}
+"""What may step a vector of a family, by its entry point; the first one unless asked for."""
+_OF_VECTORS = ("backend", "num_threads")
+"""Arguments that make no difference to one environment."""
 
 
 def make_env(env_id: str, training: bool = False, **env_kwargs: Any) -> gym.Env[Any, Any]:
@@ -27,10 +35,13 @@ def make_env(env_id: str, training: bool = False, **env_kwargs: Any) -> gym.Env[
     Args:
         env_id: Id of a registered environment, ``"module:Env-v0"``, or an id of a known family
             (``ALE/…``, ``MiniGrid-…``), whose package is imported.
-        training: Make it as agents learn in it. Differs for Atari only, where a lost life ends the
-            episode and rewards are clipped: see :mod:`rlzoo.envs.atari`.
+        training: Make it as agents learn in it. Differs for Atari, where a lost life ends the
+            episode and rewards are clipped (:mod:`rlzoo.envs.atari`), and for Procgen, which has
+            levels of its own for training (:mod:`rlzoo.envs.procgen`).
         env_kwargs: Keyword arguments of the environment, such as ``render_mode``; those of Atari
-            are in :func:`rlzoo.envs.atari.make_atari`.
+            are in :func:`rlzoo.envs.atari.make_atari`, those of Procgen in
+            :class:`rlzoo.envs.procgen.ProcgenVecEnv`. ``backend`` makes a difference for
+            vectors only: a single game is the same with each.
 
     Raises:
         RefusedError: If the id is unknown or replaced, a package is missing, or the environment
@@ -45,14 +56,28 @@ def _make(
     if env_kwargs.get("render_mode") not in (None, "human"):
         compat.choose_gl()
     spec = check_env_id(env_id)
-    try:
-        with compat.quiet_v4():
-            if spec.entry_point == ATARI:
-                from rlzoo.envs.atari import make_atari  # imports OpenCV
+    with _refusing(env_id, env_kwargs), compat.quiet_v4():
+        if spec.entry_point in _BACKENDS:
+            _backend(env_id, spec, env_kwargs)
+            env_kwargs = {k: v for k, v in env_kwargs.items() if k not in _OF_VECTORS}
+        if spec.entry_point == ATARI:
+            from rlzoo.envs.atari import make_atari  # imports OpenCV
 
-                return make_atari(env_id, spec, training, monitor, **env_kwargs)
-            env = gym.make(env_id, **env_kwargs)
-            return Monitor(env) if monitor else env
+            return make_atari(env_id, spec, training, monitor, **env_kwargs)
+        if spec.entry_point == PROCGEN:
+            from rlzoo.envs.procgen import check_fixed
+
+            check_fixed(env_id, spec, env_kwargs)
+            env_kwargs = {**env_kwargs, "training": training}
+        env = gym.make(env_id, **env_kwargs)
+        return Monitor(env) if monitor else env
+
+
+@contextlib.contextmanager
+def _refusing(env_id: str, env_kwargs: dict[str, Any]) -> Iterator[None]:
+    """Turn whatever an environment raises while it is made into a refusal."""
+    try:
+        yield
     except RefusedError:
         raise
     except Exception as error:
@@ -60,6 +85,22 @@ def _make(
             f"Environment {env_id!r} cannot be made: {first_line(error)}.",
             f"Given: {env_kwargs}." if env_kwargs else "",
         ) from error
+
+
+def _backend(env_id: str, spec: EnvSpec, env_kwargs: dict[str, Any]) -> str:
+    """Return what steps a vector, by ``env_kwargs["backend"]`` or the family."""
+    allowed = _BACKENDS.get(str(spec.entry_point), ())
+    backend = env_kwargs.get("backend") or (allowed or (GYMNASIUM,))[0]
+    if not allowed and backend != ENVPOOL:  # the argument, if any, is the environment's own
+        return GYMNASIUM
+    if backend not in allowed:
+        raise RefusedError(
+            f"Environment {env_id!r} has no backend {backend!r}.",
+            f"Allowed: {' or '.join(map(repr, allowed))}."
+            if allowed
+            else "Atari games, CoinRun and the other games of Procgen have it.",
+        )
+    return str(backend)
 
 
 def make_vec(
@@ -81,11 +122,16 @@ def make_vec(
         env_id: See :func:`make_env`.
         n_envs: Number of copies, at least 1.
         seed: Seed of the run.
-        split: Train or test levels; None for environments without such a split.
+        split: ``"train"`` or ``"test"`` levels of CoinRun and Procgen; None follows ``training``
+            there, and is all that environments without such a split take.
         monitor: Record returns and lengths of the episodes with SB3's ``Monitor``.
-        processes: One process per copy. Pays for slow environments only.
+        processes: One process per copy. Pays for slow environments only. Not with envpool, which
+            has threads: ``num_threads``.
         training: See :func:`make_env`; evaluations leave it out.
-        env_kwargs: Keyword arguments of the environment.
+        env_kwargs: Keyword arguments of the environment. ``backend`` chooses what steps the copies:
+            ``"gymnasium"``, one after the other; ``"envpool"``, C++ threads, for Atari (if asked
+            for) and Procgen (unless asked otherwise); ``"batched"``, all at once, for MultiRoom.
+            What draws images (``render_mode``) is stepped one after the other.
 
     Raises:
         RefusedError: As :func:`make_env`, or if the environment breaks the API.
@@ -93,10 +139,62 @@ def make_vec(
     seed = check_seed(seed)
     if n_envs < 1:
         raise RefusedError(f"n_envs={n_envs} is out of range.", "Allowed: 1, 2, …")
-    if split is not None:
+    spec = check_env_id(env_id)
+    if spec.entry_point == PROCGEN:
+        env_kwargs["split"] = split
+    elif split is not None:
         raise RefusedError(
             f"Environment {env_id!r} has no split {split!r}.", "Allowed: None for this environment."
         )
+    if multiroom.backend_of(spec, processes, env_kwargs) == "batched":
+        from rlzoo.envs.multiroom.vec import MultiRoomVecEnv  # needs minigrid
+
+        only = make_env(env_id, training, **{**env_kwargs, "backend": GYMNASIUM})
+        vec: VecEnv = MultiRoomVecEnv(only.unwrapped, n_envs, monitor)  # type: ignore[arg-type]
+    elif _backend(env_id, spec, env_kwargs) == ENVPOOL and env_kwargs.get("render_mode") is None:
+        vec = _pool(env_id, spec, n_envs, training, monitor, processes, env_kwargs)
+    else:
+        vec = _copies(env_id, n_envs, training, monitor, processes, env_kwargs)
+    # SB3 hands these to the first reset of each environment.
+    vec._seeds = [stream(seed, "env", index) for index in range(n_envs)]
+    return vec
+
+
+def _pool(
+    env_id: str,
+    spec: EnvSpec,
+    n_envs: int,
+    training: bool,
+    monitor: bool,
+    processes: bool,
+    env_kwargs: dict[str, Any],
+) -> VecEnv:
+    """Make the copies in envpool."""
+    if processes:
+        raise RefusedError(
+            "processes=True does not go with envpool, which has threads.",
+            "Set num_threads in env_kwargs, or backend='gymnasium'.",
+        )
+    with _refusing(env_id, env_kwargs):
+        wanted = {k: v for k, v in env_kwargs.items() if k not in ("backend", "render_mode")}
+        if spec.entry_point == ATARI:
+            from rlzoo.envs.atari_pool import make_atari_pool
+
+            return make_atari_pool(env_id, spec, n_envs, monitor, training, **wanted)
+        from rlzoo.envs.procgen import make_procgen
+
+        return make_procgen(env_id, spec, n_envs, monitor, training=training, **wanted)
+
+
+def _copies(
+    env_id: str,
+    n_envs: int,
+    training: bool,
+    monitor: bool,
+    processes: bool,
+    env_kwargs: dict[str, Any],
+) -> VecEnv:
+    """Make the copies one by one, in this process or in one for each."""
     if processes or not _is_builtin(env_id):  # A failing worker would only say "connection reset".
         env = make_env(env_id, training, **env_kwargs, disable_env_checker=True)
         try:
@@ -108,10 +206,7 @@ def make_vec(
         partial(_make_copy, env_id, index, n_envs, training, monitor, processes, env_kwargs)
         for index in range(n_envs)
     ]
-    vec = _in_processes(factories) if processes else _in_this_process(factories)
-    # SB3 hands these to the first reset of each environment.
-    vec._seeds = [stream(seed, "env", index) for index in range(n_envs)]
-    return vec
+    return _in_processes(factories) if processes else _in_this_process(factories)
 
 
 def _make_copy(
