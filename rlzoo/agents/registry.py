@@ -62,6 +62,11 @@ AGENTS: dict[str, AgentSpec] = {
             "1906.05243",
         ),
         AgentSpec(
+            "ibac-sni", "rlzoo.agents.ibac_sni:IBACSNI", ("Discrete",), False, "CoinRun",
+            "PPO with an information bottleneck and noise in part of the policy gradient",
+            "1910.12911",
+        ),
+        AgentSpec(
             "sac", "stable_baselines3:SAC", _BOX, False, "Hopper-v4",
             "SB3's soft actor-critic", "1801.01290",
         ),

@@ -95,6 +95,19 @@ ROWS = {
         wrong_env_id="CartPole-v1",
         float64_env_id=PENDULUM64,
     ),
+    "ibac-sni": Row(
+        {
+            "n_steps": 5,
+            "batch_size": 10,
+            "n_epochs": 2,
+            "latent_dim": 6,
+            "n_noise_samples": 2,
+            "policy_kwargs": {"net_arch": [8, 8]},
+        },
+        env_id=PENDULUM,
+        wrong_env_id="CartPole-v1",
+        float64_env_id=PENDULUM64,
+    ),
     # Not of this zoo: the suite has to pass on an agent that is right by definition.
     "td3": Row(
         {
@@ -169,9 +182,15 @@ class Subject:
         """Return copies of the environment of the row."""
         return make_vec(self.row.env_id, n_envs, seed)
 
+    @property
+    def replays(self) -> bool:
+        """Whether it learns from a replay buffer."""
+        return hasattr(self.cls, "save_replay_buffer")
+
     def equip(self, model: BaseAlgorithm, original: BaseAlgorithm) -> None:
         """Give a loaded agent the data that ``original`` learned from."""
-        model.replay_buffer = original.replay_buffer  # type: ignore[attr-defined]
+        if self.replays:
+            model.replay_buffer = original.replay_buffer  # type: ignore[attr-defined]
 
     def load(self, path: Any, **kwargs: Any) -> BaseAlgorithm:
         """Load on the CPU."""

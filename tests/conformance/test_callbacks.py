@@ -89,8 +89,8 @@ def test_a_callback_stops_at_its_step_and_the_training_ends_properly(agent: Subj
     model = agent.make().learn(agent.steps, callback=recorder)
     assert model.num_timesteps == 13
     assert recorder.events[-1] == "training_end"
-    model.learn(7, reset_num_timesteps=False)
-    assert model.num_timesteps == 20
+    model.learn(10, reset_num_timesteps=False)  # two rollouts of an agent that collects them
+    assert model.num_timesteps == 23
 
 
 @pytest.mark.parametrize("as_list", [list, CallbackList])
@@ -105,7 +105,7 @@ def test_checkpoints_can_be_loaded(agent: Subject, tmp_path: Path) -> None:
     model = agent.make().learn(agent.steps, callback=callback)
     files = sorted(p.name for p in (tmp_path / "deep" / "er").iterdir())
     assert [f"rl_model_{n}_steps.zip" for n in (20, 40, 60)] == [f for f in files if "zip" in f]
-    assert sum("replay_buffer" in f for f in files) == 3
+    assert sum("replay_buffer" in f for f in files) == (3 if agent.replays else 0)
     loaded = agent.load(tmp_path / "deep" / "er" / "rl_model_40_steps")
     assert loaded.num_timesteps == 40
     assert model.num_timesteps == 60

@@ -40,6 +40,7 @@ DYNA = (
     *(*OFF_POLICY, "planning_steps=32", "target_update_interval=50", "model_interval=60"),
     *("model_arch=[8]", "n_models=2", "model_epochs=2"),
 )
+ROLLOUTS = ("n_steps=16", "batch_size=16", "run.n_envs=2", "latent_dim=6")
 RUN = ("run.eval_freq=100", "run.eval_episodes=1", "run.checkpoint_freq=80")
 
 # Name of the row -> agent, environment, settings. Every agent of the zoo must have one.
@@ -99,6 +100,19 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         (
             *("source=act", "policy_kwargs.net_arch=[8]", "learning_starts=30", "batch_size=8"),
             *("planning_steps=16", "buffer_size=150", "run.n_envs=2"),
+        ),
+    ),
+    "ibac-sni": (
+        "ibac-sni",
+        "CartPole-v1",
+        (*SMALL, *ROLLOUTS, "normalize_reward=true", "anneal=true", "n_noise_samples=2"),
+    ),
+    "ibac-sni-frames": (
+        "ibac-sni",
+        FRAMES,
+        (
+            *(*ROLLOUTS, "policy_kwargs.encoder=impala-half", "regulariser=dropout"),
+            *("suspend=frozen", "bootstrap_timeouts=true"),
         ),
     ),
     "ppo": ("ppo", "CartPole-v1", (*SMALL, "n_steps=16", "batch_size=16", "run.n_envs=2")),
