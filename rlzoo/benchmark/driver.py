@@ -17,7 +17,8 @@ from typing import Any
 from rlzoo.benchmark.estimate import Estimator, Tracker
 from rlzoo.benchmark.job import Event, Executor, Job, Outcome, facts_of, read_json
 from rlzoo.benchmark.progress import Observer
-from rlzoo.benchmark.suite import Cell, Key, Suite, cells, load_suite
+from rlzoo.benchmark.suite import SUITE_COPY, Cell, Key, Suite, cells, known_suites, load_suite
+from rlzoo.core.safe_files import write_atomic
 from rlzoo.errors import RefusedError, RlzooError
 from rlzoo.report import records
 from rlzoo.report.records import Record
@@ -38,6 +39,7 @@ class BenchmarkRequest:
         agents: Keep only these; None keeps all.
         envs: Keep only these.
         seeds: Take these instead of the ones of the size.
+        presets: Keep only these presets; None keeps all.
         out: Folder; by default ``runs/bench/<suite>/<size>``.
         resume: Go on with what is in the folder; otherwise it may not hold records.
         device: As for ``rlzoo train``.
@@ -48,6 +50,7 @@ class BenchmarkRequest:
     agents: Sequence[str] | None = None
     envs: Sequence[str] | None = None
     seeds: Sequence[int] | None = None
+    presets: Sequence[str] | None = None
     out: Path | None = None
     resume: bool = True
     device: str = "cpu"
@@ -140,7 +143,7 @@ def make_plan(request: BenchmarkRequest) -> Plan:
         RefusedError: For an unknown suite, size, agent, environment, or a seed out of range.
     """
     suite = load_suite(request.suite)
-    found = cells(suite, request.size, request.agents, request.envs, request.seeds)
+    found = cells(suite, request.size, request.agents, request.envs, request.seeds, request.presets)
     out = request.out or Path("runs", "bench", safe_name(suite.name), safe_name(request.size))
     out = out.expanduser().absolute()
     if not request.resume and (out / RESULTS).exists():
@@ -181,6 +184,7 @@ def run(
     out = make_plan(request).out
     with _Folder.claim(out):
         plan = make_plan(request)  # Another driver may have ended in between.
+        _keep_suite(request.suite, out)
         for problem in plan.problems:
             observer.message(problem)
         done = [cell.key for cell in plan.cells if plan.is_done(cell)]
@@ -202,6 +206,12 @@ def run(
         failed = tuple(recorder.failed)
         missing = tracker.total - len(tracker.done) - len(failed)
         return Summary(len(tracker.done), failed, missing, stop.requested)
+
+
+def _keep_suite(name_or_path: str, out: Path) -> None:
+    """Copy a suite of one's own beside its records, so that a leaderboard knows what it is."""
+    if name_or_path not in known_suites():
+        write_atomic(out / SUITE_COPY, Path(name_or_path).read_text(encoding="utf-8"))
 
 
 def _collect(to_do: Sequence[Cell], progress: Progress) -> dict[str | None, Outcome]:

@@ -33,7 +33,7 @@ class Estimator:
 
     def seconds(self, cell: Cell) -> float | None:
         """Return the seconds that a cell will take, None if no cell of its agent is known."""
-        for name in _names(cell.agent, cell.preset, cell.env):
+        for name in _names(cell.agent, cell.preset, cell.key[4]):
             if name in self._rates:
                 return cell.steps * sum(self._rates[name]) / len(self._rates[name])
         return None

@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlzoo.core.arguments import Range, check_range
+from rlzoo.core.tasks.ids import canonical
 from rlzoo.errors import RefusedError, did_you_mean
 from rlzoo.report.benchmark_files import benchmark_root
 from rlzoo.runs.directory import safe_name
 
 DEFAULT_PRESET = "default"
+SUITE_COPY = "suite.yaml"
+"""Name of the copy of a suite that was given as a path, beside the records of its benchmark."""
 SEEDS = Range(0, 2**32 - 1)
 
 Key = tuple[str, str, str, str, str, int]
@@ -101,6 +104,9 @@ class Suite:
         score: What is compared: ``"normalized"``, ``"return"`` or ``"metrics.<name>"``.
         reference: File of published numbers in ``benchmarks/reference/``, without ``.csv``; None
             if there is none.
+        published: Metric of the published numbers that stand beside; returns are put on the scale
+            of the score. None takes the score's own.
+        target: Score that counts as solved, for the optimality gap; None leaves the gap out.
         sizes: Sizes by name, in the order of the file.
         agents: Agents by name, in the order of the file.
         envs: Environments by id, in the order of the file.
@@ -115,6 +121,8 @@ class Suite:
     agents: Mapping[str, AgentEntry]
     envs: Mapping[str, EnvEntry]
     source: str = field(compare=False)
+    published: str | None = None
+    target: float | None = None
 
 
 @dataclass(frozen=True)
@@ -149,8 +157,12 @@ class Cell:
 
     @property
     def key(self) -> Key:
-        """What no two cells share: suite, size, agent, preset, environment, seed."""
-        return (self.suite, self.size, self.agent, self.preset, self.env, self.seed)
+        """What no two cells share: suite, size, agent, preset, environment, seed.
+
+        It is that of the record: an environment with several ids has one name in it.
+        """
+        env = canonical(self.env)
+        return (self.suite, self.size, self.agent, self.preset, env, self.seed)
 
     def run_dir(self, root: str | Path) -> Path:
         """Return the folder of the run below the folder of the benchmark."""
@@ -200,6 +212,7 @@ def cells(
     agents: Sequence[str] | None = None,
     envs: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
+    presets: Sequence[str] | None = None,
 ) -> list[Cell]:
     """Return the runs of a suite, each once, always in the same order.
 
@@ -212,6 +225,7 @@ def cells(
         agents: Keep only these; None keeps all of the size.
         envs: Keep only these; None keeps all of the size.
         seeds: Take these instead of the ones of the size.
+        presets: Keep only these; None keeps all of the size.
 
     Raises:
         RefusedError: For a name that the size does not have, a seed out of range, or if nothing
@@ -224,6 +238,8 @@ def cells(
     wanted_agents = _selected("agent", agents, chosen.agents, where)
     wanted_envs = _selected("environment", envs, chosen.envs, where)
     wanted_seeds = chosen.seeds if seeds is None else _checked_seeds(seeds)
+    of_size = [name for agent in chosen.agents for name in suite.agents[agent].presets[size]]
+    wanted_presets = _selected("preset", presets, tuple(dict.fromkeys(of_size)), where)
     # In the order of the suite, whatever the order of the filters.
     pairs = [
         (suite.agents[agent], suite.envs[env])
@@ -236,6 +252,7 @@ def cells(
         for seed in wanted_seeds
         for a, e in pairs
         for cell in _cells(suite, chosen, a, e, seed)
+        if cell.preset in wanted_presets
     ]
     if not found:
         raise RefusedError(

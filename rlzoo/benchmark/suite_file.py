@@ -24,14 +24,15 @@ from rlzoo.benchmark.suite import (
     Suite,
 )
 from rlzoo.config.load import KeyPath, load_yaml
-from rlzoo.core.arguments import AT_LEAST_ONE, Range, check_range
+from rlzoo.core.arguments import AT_LEAST_ONE, POSITIVE, Range, check_range
+from rlzoo.core.tasks.ids import canonical
 from rlzoo.errors import RefusedError, did_you_mean
-from rlzoo.report.reference import reference_files
+from rlzoo.report.reference import load_reference, reference_files
 
 T = TypeVar("T")
 Convert = Callable[[Any, str, str], T]
 
-_TOP = ("suite", "title", "score", "reference", "sizes", "agents", "envs")
+_TOP = ("suite", "title", "score", "published", "target", "reference", "sizes", "agents", "envs")
 _PROTOCOL = ("steps", "eval_freq", "eval_episodes")
 _SIZE = (*_PROTOCOL, "seeds", "agents", "envs", "set")
 _AGENT = (*_PROTOCOL, "presets", "envs", "set")
@@ -72,7 +73,11 @@ def read_suite(path: Path | Traversable, name: str) -> Suite:
         agents={agent: _agent(file, agent, tuple(sizes), envs) for agent in agents},
         envs={env: _env(file, env, tuple(sizes)) for env in envs},
         source=name,
+        published=file.get(("published",), _text) if file.has("published") else None,
+        target=_target(file, score),
     )
+    _check_published(file, suite)
+    _check_names(file, suite)
     _check_data(file, suite)
     return suite
 
@@ -162,6 +167,33 @@ def _reference(file: _File) -> str | None:
     name = file.get(("reference",), _text)
     file.one_of(("reference",), name, reference_files(), "file of published numbers")
     return name
+
+
+def _target(file: _File, score: str) -> float | None:
+    if not file.has("target"):
+        return None
+    if score == "return":
+        raise RefusedError(
+            f"{file.at(('target',))}: a target needs a scale that all environments share.",
+            "Allowed with: score: normalized, or metrics.<name>.",
+        )
+    return file.get(("target",), _positive)
+
+
+def _check_published(file: _File, suite: Suite) -> None:
+    if suite.published is None:
+        return
+    known = {entry.metric for entry in load_reference(suite.reference or "")}
+    file.one_of(("published",), suite.published, sorted(known), "metric of published numbers")
+
+
+def _check_names(file: _File, suite: Suite) -> None:
+    """Refuse two ids of one environment: their runs would be one cell."""
+    seen: dict[str, str] = {}
+    for env in suite.envs:
+        other = seen.setdefault(canonical(env), env)
+        if other != env:
+            raise RefusedError(f"{file.at(('envs', env))}: {env} is the environment {other}.")
 
 
 def _size(file: _File, name: str, agents: Sequence[str], envs: Sequence[str]) -> Size:
@@ -266,6 +298,13 @@ def _overrides(value: Any, name: str, where: str) -> tuple[str, ...]:
         if "=" not in entry:
             raise RefusedError(f"{where}: {entry!r} is not of the form key=value.")
     return found
+
+
+def _positive(value: Any, name: str, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong(value, name, where, f"a number in {POSITIVE}")
+    check_range(name, value, POSITIVE, where)
+    return float(value)
 
 
 def _count(value: Any, name: str, where: str) -> int | None:

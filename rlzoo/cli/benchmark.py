@@ -39,6 +39,9 @@ def benchmark(
     envs: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only these environments of the suite.")
     ] = None,
+    presets: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Only these presets of the suite.")
+    ] = None,
     seeds: Annotated[
         str | None, typer.Option(metavar="0,1", help="These seeds instead of the suite's.")
     ] = None,
@@ -92,6 +95,7 @@ def benchmark(
         agents=_names(agents, "--agents"),
         envs=_names(envs, "--envs"),
         seeds=_integers(seeds),
+        presets=_names(presets, "--presets"),
         out=out,
         resume=resume,
     )

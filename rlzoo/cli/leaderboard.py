@@ -5,17 +5,18 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rlzoo.cli.suites import suite_facts
 from rlzoo.errors import RefusedError
 
 if TYPE_CHECKING:
     from rlzoo.report.leaderboard import Built
-    from rlzoo.report.leaderboard_table import SuiteFacts, Table
+    from rlzoo.report.leaderboard_table import Table
     from rlzoo.report.records import Record
 
 app = typer.Typer(
@@ -36,15 +37,21 @@ Import = Annotated[
         help="Results of another library (JSON lines or CSV) to put beside; may be repeated.",
     ),
 ]
+SuiteFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--suite",
+        metavar="FILE",
+        help="Suite of one's own that the results are of; benchmarks keep a copy beside them.",
+    ),
+]
 BENCHMARKS = Path("runs/bench")
-# Normalised scores are percent in D4RL and fractions elsewhere; rates are fractions.
-_TARGETS = {"mujoco": 100.0}
 
 
 @app.command("build")
-def build(folder: Folder = BENCHMARKS, imported: Import = None) -> None:
+def build(folder: Folder = BENCHMARKS, imported: Import = None, suites: SuiteFiles = None) -> None:
     """Make leaderboard.md, .csv, .json, figures/ and a TensorBoard folder tb/ from the results."""
-    built = _build(folder, imported)
+    built = _build(folder, imported, suites)
     runs = sum(len(row.records) for table in built.tables for row in table.rows)
     print(f"Built from {runs:,} results:")
     figures = [path for path in built.files if path.suffix == ".png"]
@@ -59,6 +66,7 @@ def build(folder: Folder = BENCHMARKS, imported: Import = None) -> None:
 def show(
     folder: Folder = BENCHMARKS,
     imported: Import = None,
+    suites: SuiteFiles = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one row per cell.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
@@ -75,7 +83,7 @@ def show(
     if len(chosen) > 1:
         raise RefusedError("More than one format.", "One of --csv, --json and --markdown.")
     records = _read(folder, imported)
-    tables = tabulate(records, _facts(records))
+    tables = tabulate(records, suite_facts(records, folder, suites or (), _say))
     if chosen:
         print(chosen[0](tables), end="")
     else:
@@ -86,6 +94,7 @@ def show(
 def serve(
     folder: Folder = BENCHMARKS,
     imported: Import = None,
+    suites: SuiteFiles = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 6006,
     host: Annotated[
         str, typer.Option(help="Address to listen on; others than localhost let others read it.")
@@ -100,7 +109,7 @@ def serve(
             f"Warning: everyone who can reach {host} can read this leaderboard: TensorBoard has "
             "no password."
         )
-    view = _build(folder, imported).view
+    view = _build(folder, imported, suites).view
     # Otherwise a terminated parent would leave TensorBoard behind.
     before = signal.signal(signal.SIGTERM, _exit)
     try:
@@ -130,11 +139,12 @@ def _exit(*_: object) -> None:
     sys.exit(143)
 
 
-def _build(folder: Path, imported: Sequence[Path] | None) -> Built:
+def _build(folder: Path, imported: Sequence[Path] | None, suites: Sequence[Path] | None) -> Built:
     from rlzoo.report.leaderboard import build as build_leaderboard
 
     records = _read(folder, imported)
-    return build_leaderboard(records, folder, _facts(records))
+    facts = suite_facts(records, folder, suites or (), _say)
+    return build_leaderboard(records, folder, facts)
 
 
 def _read(folder: Path, imported: Sequence[Path] | None) -> list[Record]:
@@ -155,20 +165,6 @@ def _read(folder: Path, imported: Sequence[Path] | None) -> list[Record]:
             todo="Run the benchmark again.",
         )
     return [*found.records, *others]
-
-
-def _facts(records: Iterable[Record]) -> dict[str, SuiteFacts]:
-    """Return what is known about the suites of some records."""
-    from rlzoo.benchmark.suite import cells, known_suites, load_suite
-    from rlzoo.report.leaderboard_table import SuiteFacts
-
-    known = {}
-    for name in sorted({record.suite for record in records} & set(known_suites())):
-        suite = load_suite(name)
-        planned = tuple(cell.key for size in suite.sizes for cell in cells(suite, size))
-        target = None if suite.score == "return" else _TARGETS.get(name, 1.0)
-        known[name] = SuiteFacts(suite.title, suite.score, planned, target)
-    return known
 
 
 def _print(tables: Sequence[Table]) -> None:

@@ -21,7 +21,9 @@ def report(
     ] = None,
 ) -> None:
     """Write one HTML file with tables, curves, settings and provenance, to mail or attach."""
-    from rlzoo.cli.leaderboard import _facts as facts_of
+    from rlzoo.cli.suites import suite_facts
     from rlzoo.report.html import write_report
+    from rlzoo.report.leaderboard import RESULTS
 
-    print(write_report(folder, out, facts_of))
+    benchmark = folder if (folder / RESULTS).is_file() else None
+    print(write_report(folder, out, lambda records: suite_facts(records, benchmark)))

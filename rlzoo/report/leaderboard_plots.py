@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rlzoo.core.tasks.scores import normalized_score
 from rlzoo.report import figures
 from rlzoo.report.figures import Line
 from rlzoo.report.leaderboard_table import Row, Table, score_matrix
 from rlzoo.report.leaderboard_text import WIDE
 from rlzoo.report.records import Record
-from rlzoo.report.reference import Reference, normalize
+from rlzoo.report.reference import Reference
 from rlzoo.report.statistics import (
     Band,
     Estimate,
@@ -48,7 +49,7 @@ def value_name(table: Table) -> str:
 
 def curve_of(record: Record, table: Table) -> Curve:
     """Return the finite points of a run's curve in the unit of :func:`value_name`."""
-    scale = _scale(record.suite, record.env) if table.score == "normalized" else (0.0, 1.0)
+    scale = _scale(record.env) if table.score == "normalized" else (0.0, 1.0)
     if scale is None:
         return ()
     low, factor = scale
@@ -56,9 +57,9 @@ def curve_of(record: Record, table: Table) -> Curve:
 
 
 @functools.cache
-def _scale(suite: str, env: str) -> tuple[float, float] | None:
+def _scale(env: str) -> tuple[float, float] | None:
     """Return offset and factor of a normalised score; all of them are linear in the return."""
-    offset, one = normalize(suite, env, 0.0), normalize(suite, env, 1.0)
+    offset, one = normalized_score(env, 0.0), normalized_score(env, 1.0)
     return None if offset is None or one is None else (offset, one - offset)
 
 
@@ -102,10 +103,10 @@ def references(table: Table, env: str) -> dict[str, Estimate]:
     if env not in table.envs:
         return {}
     index = table.envs.index(env)
-    cells = ((row, row.cells[index]) for row in table.rows)
+    cells = (row.cells[index] for row in table.rows)
     return {
-        f"{row.agent}, published": _as_estimate(cell.reference)
-        for row, cell in cells
+        f"{cell.reference.agent}, published": _as_estimate(cell.reference)
+        for cell in cells
         if cell.reference is not None
     }
 

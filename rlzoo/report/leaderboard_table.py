@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from rlzoo.core.tasks.scores import Scale, normalized_score, scale_of
 from rlzoo.report.records import Key, Record, latest
-from rlzoo.report.reference import Reference, load_reference, normalize, published, verdict
+from rlzoo.report.reference import Reference, load_reference, on_scale, published, verdict
 from rlzoo.report.statistics import (
     Estimate,
     iqm,
@@ -38,12 +39,25 @@ class SuiteFacts:
         score: What is compared: ``"normalized"``, ``"return"`` or ``"metrics.<name>"``.
         planned: Keys of the cells that the suite has, in its order; None if that is not known.
         target: Score that counts as solved, for the optimality gap; None leaves the gap out.
+        published: Metric of the published numbers, if it is not the score: returns are put on the
+            scale of the score.
     """
 
     title: str = ""
     score: str = "return"
     planned: tuple[Key, ...] | None = None
     target: float | None = None
+    published: str | None = None
+
+    @property
+    def metric(self) -> str:
+        """Metric of the published numbers."""
+        return self.published or self.score.removeprefix("metrics.")
+
+    @property
+    def converts(self) -> bool:
+        """Whether published returns become scores."""
+        return self.score == "normalized" and self.metric == "return"
 
 
 @dataclass(frozen=True)
@@ -130,6 +144,8 @@ class Table:
         published: Agents that the table does not have -> what was published for them, per
             environment.
         notes: What a reader must know: missing cells, single runs, failures.
+        returns: Everybody for whom returns were published, the ends of the scale included -> those
+            returns, per environment; empty unless scores are computed from them.
     """
 
     suite: str
@@ -140,6 +156,7 @@ class Table:
     rows: tuple[Row, ...]
     published: Mapping[str, tuple[Reference | None, ...]]
     notes: tuple[str, ...]
+    returns: Mapping[str, tuple[Reference | None, ...]] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -147,8 +164,18 @@ class Table:
         return [row.name for row in self.rows]
 
     @property
+    def scale(self) -> Scale | None:
+        """The scale of the scores, None where they are not normalised on a known one."""
+        if self.score != "normalized" or not self.envs:
+            return None
+        scale = scale_of(self.envs[0])
+        return scale if all(scale_of(env) is scale for env in self.envs) else None
+
+    @property
     def digits(self) -> int:
         """Decimals that tell scores apart: one for returns and percent, three for rates."""
+        if self.scale is not None:
+            return self.scale.digits
         largest = max(
             (abs(s) for r in self.rows for c in r.cells for s in c.scores.values()), default=0
         )
@@ -173,7 +200,7 @@ def score_of(record: Record, score: str) -> float | None:
         return record.metrics.get(score.removeprefix("metrics."))
     if score == "normalized" and final.get("normalized") is None:
         value = final.get("return_mean")
-        return None if value is None else normalize(record.suite, record.env, value)
+        return None if value is None else normalized_score(record.env, value)
     return final.get("normalized" if score == "normalized" else "return_mean")
 
 
@@ -225,38 +252,56 @@ def _table(
         rows.sort(
             key=lambda row: (-row.n_envs, -row.statistics["IQM"].value if row.statistics else 0.0)
         )
-    others = _others(suite, envs, rows, facts.score)
+    others = _others(suite, envs, rows, facts)
     title = facts.title or suite
-    table = Table(suite, size, title, facts.score, envs, tuple(rows), others, ())
+    returns = _returns(suite, envs) if facts.converts else {}
+    table = Table(suite, size, title, facts.score, envs, tuple(rows), others, (), returns)
     return replace(table, notes=tuple(_notes(table, planned, has_scale)))
 
 
 def _others(
-    suite: str, envs: Sequence[str], rows: Sequence[Row], score: str
+    suite: str, envs: Sequence[str], rows: Sequence[Row], facts: SuiteFacts
 ) -> dict[str, tuple[Reference | None, ...]]:
     """Return agent -> published numbers of agents that have no row."""
-    metric = score.removeprefix("metrics.")
-    absent = {r.agent for r in load_reference(suite) if r.metric == metric}
-    absent -= {row.agent for row in rows}
+    absent = {r.agent for r in load_reference(suite) if r.metric == facts.metric}
+    absent -= {_published_name(suite, row.agent, row.preset) for row in rows}
+    if facts.converts:  # 0 and the top in every environment
+        absent -= {end for env in envs if (s := scale_of(env)) for end in (s.low, s.high)}
     runs: dict[str, list[Record]] = {env: [] for env in envs}
     for row in rows:
         for record in row.records:
             runs[record.env].append(record)
     found = {
-        agent: tuple(_published(suite, agent, env, score, runs[env]) for env in envs)
+        agent: tuple(_published(suite, agent, env, facts, runs[env]) for env in envs)
         for agent in sorted(absent)
     }
     return {agent: numbers for agent, numbers in found.items() if any(numbers)}
 
 
+def _returns(suite: str, envs: Sequence[str]) -> dict[str, tuple[Reference | None, ...]]:
+    """Return agent -> published returns, in the order of the file."""
+    agents = dict.fromkeys(r.agent for r in load_reference(suite) if r.metric == "return")
+    found = {a: tuple(published(suite, a, env, "return") for env in envs) for a in agents}
+    return {agent: numbers for agent, numbers in found.items() if any(numbers)}
+
+
+def _published_name(suite: str, agent: str, preset: str) -> str:
+    """Return the agent whose published numbers a row is compared with.
+
+    Relatives of an agent that are presets here have names of their own in tables of papers.
+    """
+    return preset if any(r.agent == preset for r in load_reference(suite)) else agent
+
+
 def _published(
-    suite: str, agent: str, env: str, score: str, records: Iterable[Record]
+    suite: str, agent: str, env: str, facts: SuiteFacts, records: Iterable[Record]
 ) -> Reference | None:
     """Return the published number for the data set and the length of some runs."""
     ordered = sorted(records, key=lambda record: (record.source != OWN, record.key))
     dataset = next((r.dataset for r in ordered if r.dataset), None)
     steps = next((r.total_timesteps for r in ordered if r.total_timesteps), None)
-    return published(suite, agent, env, score.removeprefix("metrics."), dataset, steps)
+    found = published(suite, agent, env, facts.metric, dataset, steps)
+    return on_scale(found, env) if found is not None and facts.converts else found
 
 
 def _seeds(
@@ -280,7 +325,7 @@ def _row(
     by_env: dict[str, list[Record]] = {env: [] for env in envs}
     for record in records:
         by_env[record.env].append(record)
-    cells = tuple(_cell(env, by_env[env], plan, facts.score, records[0]) for env in envs)
+    cells = tuple(_cell(env, by_env[env], plan, facts, records[0]) for env in envs)
     first = records[0]
     speeds = [r.steps_per_second for r in records if r.steps_per_second is not None]
     return Row(
@@ -299,17 +344,18 @@ def _cell(
     env: str,
     records: Sequence[Record],
     plan: Mapping[str, tuple[int, ...]] | None,
-    score: str,
+    facts: SuiteFacts,
     like: Record,
 ) -> Cell:
-    found = {record.seed: score_of(record, score) for record in records}
+    found = {record.seed: score_of(record, facts.score) for record in records}
     scores = {seed: float(value) for seed, value in sorted(found.items()) if value is not None}
     failed = {r.seed: r.error or "no reason given" for r in records if r.status == "failed"}
     # A run that ended well but lacks the number that is compared is missing, not a zero.
     wanted = {*found, *(() if plan is None else plan.get(env, ()))}
     values = np.array(list(scores.values()), dtype=np.float64)
     estimate = stratified_bootstrap(values[:, None], mean) if len(values) else None
-    reference = _published(like.suite, like.agent, env, score, records)
+    published_name = _published_name(like.suite, like.agent, like.preset)
+    reference = _published(like.suite, published_name, env, facts, records)
     return Cell(
         env=env,
         scores=scores,

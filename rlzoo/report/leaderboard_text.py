@@ -10,14 +10,13 @@ from typing import Any
 
 from rlzoo.core.safe_files import to_json
 from rlzoo.report.figures import Interval
+from rlzoo.report.leaderboard_returns import Rows, returns_by_env
 from rlzoo.report.leaderboard_table import NO_REFERENCE, Cell, Row, Table
 from rlzoo.report.reference import Reference
 from rlzoo.report.tables import MISSING, markdown_table, number, plus_minus
 
 # A table with more environments than this has them as rows, the agents as columns.
 WIDE = 6
-
-Rows = tuple[list[str], list[list[str]]]
 
 
 def cell_text(cell: Cell, digits: int) -> str:
@@ -138,9 +137,11 @@ def sections(table: Table) -> Iterator[tuple[str, Rows]]:
     yield "", overview(table)
     if len(table.envs) > WIDE:
         yield "Environments", by_env(table)
+    others: Rows = ([], []) if table.returns else published_by_others(table)
     for heading, rows in (
+        ("Returns", returns_by_env(table)),
         ("Against the papers", against_papers(table)),
-        ("Published for other agents", published_by_others(table)),
+        ("Published for other agents", others),
     ):
         if rows[1]:
             yield heading, rows
@@ -153,7 +154,8 @@ def heading_of(table: Table) -> str:
 
 def legend(table: Table) -> str:
     """Return the sentence that says what the numbers are."""
-    what = {"normalized": "normalised score", "return": "undiscounted return"}.get(
+    normalised = "normalised score" if table.scale is None else table.scale.name
+    what = {"normalized": normalised, "return": "undiscounted return"}.get(
         table.score, table.score.removeprefix("metrics.").replace("_", " ")
     )
     return (
@@ -219,6 +221,9 @@ def to_dict(tables: Sequence[Table]) -> dict[str, Any]:
                     for found in table.published.values()
                     for other in found
                     if other is not None
+                ],
+                "published_returns": [
+                    asdict(one) for found in table.returns.values() for one in found if one
                 ],
                 "notes": list(table.notes),
             }

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any, Literal
 
+from rlzoo.core.tasks.ids import canonical
+
 FORMAT, VERSION = "rlzoo-record", 1
 
 Key = tuple[str, str, str, str, str, int]
@@ -22,7 +24,8 @@ class Record:
         size: Size of the suite: smoke, small, paper.
         agent: Name of the agent.
         preset: Name of its configuration.
-        env: Id of the environment.
+        env: Id of the environment; of one that has several ids, the one of
+            :func:`rlzoo.core.tasks.ids.canonical`, so that its runs are compared.
         seed: Seed of the run.
         status: ``failed`` if there is no result; ``error`` says why.
         error: What went wrong.
@@ -32,6 +35,7 @@ class Record:
         final: ``return_mean``, ``return_std``, ``episodes``, ``normalized`` of the last policy.
         best: The same of the best evaluation, and its ``step``.
         curve: Step and mean return of every evaluation; NaN where a return was not finite.
+        evaluation: How the policies were evaluated: episodes, share of random actions, scale.
         metrics: What only this suite measures, such as ``gap`` or ``success_rate``.
         wall_seconds: Seconds of the whole run.
         steps_per_second: Speed of learning, without evaluations.
@@ -59,6 +63,7 @@ class Record:
     final: dict[str, float | int | None] | None = None
     best: dict[str, float | int | None] | None = None
     curve: tuple[tuple[int, float], ...] = ()
+    evaluation: dict[str, Any] | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     wall_seconds: float | None = None
     steps_per_second: float | None = None
@@ -70,6 +75,9 @@ class Record:
     run_dir: str | None = None
     source: str = "rlzoo"
     date: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "env", canonical(self.env))  # it is frozen
 
     @property
     def key(self) -> Key:
@@ -191,7 +199,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     **{name: whole_number for name in ("seed", "total_timesteps")},
     **{name: _finite for name in ("wall_seconds", "steps_per_second")},
     **{name: _numbers for name in ("final", "best")},
-    **{name: _mapping for name in ("machine", "versions")},
+    **{name: _mapping for name in ("machine", "versions", "evaluation")},
     "status": _status,
     "curve": _curve,
     "metrics": _metrics,

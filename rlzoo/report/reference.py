@@ -14,11 +14,12 @@ import functools
 import io
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Literal, Protocol
 
+from rlzoo.core.tasks.scores import ATARI, normalized_score
 from rlzoo.errors import RefusedError
 from rlzoo.report.benchmark_files import benchmark_root
 
@@ -32,7 +33,6 @@ _NEEDED = ("paper", "source", "suite", "agent", "env", "metric")
 # A data set of a recipe (with or without a size) and the D4RL set that it stands for.
 _DATASET = re.compile(r"rlzoo/(\w+)/(\w+)(?:-[1-9]\d*[km]?)?-v\d+")
 _MUJOCO = re.compile(r"(\w+)-v[245]")
-_ATARI = re.compile(r"(?:ALE/)?(\w+?)(?:NoFrameskip|Deterministic)?(?:-ram)?(?:-v\d+)?")
 
 
 class Interval(Protocol):
@@ -186,34 +186,29 @@ def verdict(estimate: Interval | None, reference: Reference | None) -> Verdict:
     return "above" if low > published_high else "inside"
 
 
-def normalize(suite: str, env: str, value: float) -> float | None:
-    """Return a return on the scale of its suite.
+def on_scale(reference: Reference, env: str) -> Reference | None:
+    """Return a published return as a normalised score, None for an environment without a scale.
 
     Args:
-        suite: ``atari``: 0 is random play and 1 the human; ``coinrun``: 0 and 1 are the ends of
-            Procgen's range; ``mujoco``: 0 is random and 100 the expert of D4RL. Others are raw.
+        reference: Undiscounted returns.
         env: Environment id.
-        value: Undiscounted return.
-
-    Returns:
-        The score, or None if the suite has a scale but not for this environment.
     """
-    if suite not in _SCALES:
-        return value
-    low_agent, high_agent, factor = _SCALES[suite]
-    low = published(suite, low_agent, env, "return")
-    high = published(suite, high_agent, env, "return")
-    if low is None or high is None:
+    zero, one = normalized_score(env, 0.0), normalized_score(env, 1.0)
+    if zero is None or one is None:
         return None
-    return factor * (value - low.value) / (high.value - low.value)
 
+    def scaled(value: float | None) -> float | None:
+        return None if value is None else normalized_score(env, value)
 
-# Suite -> agents at both ends of its scale, and the value of the upper end.
-_SCALES = {
-    "atari": ("random", "human", 1.0),
-    "coinrun": ("minimum", "maximum", 1.0),
-    "mujoco": ("random", "expert", 100.0),
-}
+    return replace(
+        reference,
+        metric="normalized",
+        value=scaled(reference.value) or 0.0,
+        low=scaled(reference.low),
+        high=scaled(reference.high),
+        sd=None if reference.sd is None else reference.sd * (one - zero),
+        note="; ".join(filter(None, (reference.note, "computed from the return"))),
+    )
 
 
 def _names(suite: str, env: str, dataset: str | None) -> list[str]:
@@ -224,8 +219,8 @@ def _names(suite: str, env: str, dataset: str | None) -> list[str]:
         if dataset is None or recipe:
             names.append(f"{known[1].lower()}-{recipe[2] if recipe else 'medium'}-v0")
         names.append(known[1])
-    if suite == "atari" and (game := _ATARI.fullmatch(env)):
-        names.append(game[1])
+    if suite == "atari" and (game := ATARI.task(env)):
+        names.append(game)
     return names
 
 

@@ -34,6 +34,7 @@ FULL = Record(
     final={"return_mean": 1275.5, "return_std": 88.25, "episodes": 10, "normalized": None},
     best={"return_mean": 1516.0, "return_std": 8.0, "episodes": 10, "normalized": 4.0, "step": 9},
     curve=((10, 1.5), (20, -2.25)),
+    evaluation={"episodes": 100, "epsilon": 0.001},
     metrics={"gap": 0.1, "success_rate": 1.0},
     wall_seconds=10.125,
     steps_per_second=20.5,
@@ -320,3 +321,12 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.csv"):
         with pytest.raises(RefusedError, match="cannot be read"):
             import_records(path)
+
+
+@pytest.mark.parametrize("env", ["ALE/Pong-v5", "PongNoFrameskip-v4", "ale_py:ALE/Pong-v5"])
+def test_ids_of_one_environment_are_one_cell(tmp_path: Path, env: str) -> None:
+    ours = record(env=env)
+    assert (ours.env, ours.key[4]) == ("ALE/Pong-v5", "ALE/Pong-v5")
+    append(tmp_path / "r.jsonl", ours)
+    assert read(tmp_path / "r.jsonl").records == [record(env="ALE/Pong-v5")]
+    assert len(latest([ours, record(env="ALE/Pong-v5")])) == 1

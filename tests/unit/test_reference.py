@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rlzoo
-from rlzoo.data.scores import normalized_score
+from rlzoo.core.tasks.scores import ATARI, D4RL, PROCGEN, SCALES, normalized_score
 from rlzoo.errors import RefusedError
 from rlzoo.report.reference import (
     Reference,
     load_reference,
-    normalize,
+    on_scale,
     published,
     read_reference_file,
     reference_files,
@@ -143,7 +143,7 @@ def test_the_26_games_reproduce_the_printed_aggregates(
     agent: str, median: float, mean: float
 ) -> None:
     entries = [e for e in load_reference("atari") if (e.agent, e.metric) == (agent, "return")]
-    scores = [normalize("atari", e.env, e.value) for e in entries]
+    scores = [normalized_score(e.env, e.value) for e in entries]
     assert len({e.env for e in entries}) == 26
     tolerance = 1e-4 if agent == "der-dopamine" else 1e-10
     assert statistics.median(scores) == pytest.approx(median, abs=tolerance)  # type: ignore[type-var]
@@ -154,7 +154,7 @@ def test_published_aggregates_are_those_of_their_columns() -> None:
     entries = load_reference("atari")
     for agent in ("simple", "simple-released", "otrainbow", "drq-eps", "spr"):
         scores = [
-            normalize("atari", e.env, e.value)
+            normalized_score(e.env, e.value)
             for e in entries
             if (e.agent, e.metric) == (agent, "return")
         ]
@@ -210,32 +210,56 @@ def test_atari_ids_name_their_game(name: str) -> None:
 # --- scales --------------------------------------------------------------------------------------
 
 
-@given(value=FINITE)
-def test_mujoco_is_normalised_as_everywhere_else(value: float) -> None:
-    for name in ("HalfCheetah", "Hopper", "Walker2d", "Ant"):
-        for version in ("v2", "v4", "v5"):
-            env = f"{name}-{version}"
-            assert normalize("mujoco", env, value) == normalized_score(env, value)
-    for unknown in ("Swimmer-v4", "Hopper-v3", "Pendulum-v1"):
-        assert normalize("mujoco", unknown, value) is None
-        assert normalized_score(unknown, value) is None
+def test_the_ends_of_every_scale_are_the_published_ones() -> None:
+    """The constants are in the code; the columns of the tables must be the same numbers."""
+    for suite, scale in (("atari", ATARI), ("mujoco", D4RL), ("coinrun", PROCGEN)):
+        for place, end in enumerate((scale.low, scale.high)):
+            found = [e for e in load_reference(suite) if (e.agent, e.metric) == (end, "return")]
+            if scale is PROCGEN:
+                assert {e.env for e in found} >= {"CoinrunEasy-v0", "CoinrunHard-v0"}
+            else:
+                assert {e.env for e in found} == set(scale.ends)
+            for entry in found:
+                env = {"mujoco": f"{entry.env}-v2", "atari": f"ALE/{entry.env}-v5"}
+                env_id = env.get(suite, entry.env)
+                task = scale.task(env_id)
+                assert task is not None
+                assert scale.ends[task][place] == entry.value
+                expected = scale.top if place else 0.0
+                assert normalized_score(env_id, entry.value) == pytest.approx(expected, abs=1e-12)
 
 
-def test_random_play_is_zero_and_the_human_is_one_in_every_game() -> None:
-    entries = load_reference("atari")
-    for agent, score in (("random", 0.0), ("human", 1.0)):
-        found = [e for e in entries if e.agent == agent]
-        assert len(found) == 26
-        assert [normalize("atari", f"ALE/{e.env}-v5", e.value) for e in found] == [score] * 26
+def test_scales_do_not_overlap_and_point_upwards() -> None:
+    tasks = [task for scale in SCALES for task in scale.ends]
+    assert len(set(tasks)) == len(tasks) == 4 + 26 + 32
+    assert all(low < high for scale in SCALES for low, high in scale.ends.values())
+    assert all(scale.source and scale.digits in (1, 3) for scale in SCALES)
 
 
 def test_other_scales() -> None:
-    assert normalize("coinrun", "CoinrunEasy-v0", 5) == 0
-    assert normalize("coinrun", "CoinrunHard-v0", 10) == 1
-    assert normalize("coinrun", "CoinrunEasy-v0", 8.7) == pytest.approx(0.74)
-    assert normalize("atari", "ALE/Tetris-v5", 1.0) is None
-    assert normalize("control", "Pendulum-v1", -150.0) == -150.0
-    assert normalize("goals", "rlzoo/FourRooms-v0", 0.7) == 0.7
+    assert normalized_score("CoinrunEasy-v0", 5) == 0
+    assert normalized_score("CoinrunHard-v0", 10) == 1
+    assert normalized_score("CoinrunEasy-v0", 8.7) == pytest.approx(0.74)
+    assert normalized_score("FruitbotEasy-v0", -1.5) == 0
+    for env_id in ("ALE/Tetris-v5", "Pendulum-v1", "Hopper-v3", "Swimmer-v4", "CoinrunMemory-v0"):
+        assert normalized_score(env_id, 1.0) is None
+
+
+def test_published_returns_are_put_on_the_scale() -> None:
+    spr = published("atari", "spr", "ALE/Boxing-v5", "return")
+    assert spr is not None
+    found = on_scale(spr, "ALE/Boxing-v5")
+    assert found is not None
+    assert found.value == pytest.approx((35.7 - 0.1) / 12)
+    assert found.sd == pytest.approx(14.3 / 12)
+    assert (found.metric, found.source, found.n) == ("normalized", spr.source, spr.n)
+    assert "computed from the return" in found.note
+    simple = published("atari", "simple", "ALE/BankHeist-v5", "return")  # worse than random
+    assert simple is not None
+    below = on_scale(simple, "ALE/BankHeist-v5")
+    assert below is not None
+    assert below.value == pytest.approx(-6 / 738.9)
+    assert on_scale(simple, "Pendulum-v1") is None
 
 
 # --- verdicts ------------------------------------------------------------------------------------

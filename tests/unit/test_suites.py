@@ -19,7 +19,7 @@ from rlzoo.report.reference import load_reference
 from rlzoo.runs.train import TrainRequest, settings_of
 
 SIZES = ("smoke", "small", "paper")
-SHIPPED = [(suite, size) for suite in ("control", "mujoco") for size in SIZES]
+SHIPPED = [(suite, size) for suite in ("atari", "control", "mujoco") for size in SIZES]
 
 GOOD = """\
 suite: toy
@@ -96,6 +96,8 @@ def test_every_cell_fits_its_agent_and_environment(name: str, size: str) -> None
         assert (run.steps, run.eval_freq, run.eval_episodes, run.dataset) == (
             cell.steps, cell.eval_freq, cell.eval_episodes, cell.dataset,
         )  # fmt: skip
+        if name == "atari":  # needs an extra; test_atari_suite.py makes the games
+            spaces[cell.env] = "Discrete"
         if cell.env not in spaces:
             env = gym.make(cell.env)
             spaces[cell.env] = type(env.action_space).__name__
@@ -110,7 +112,7 @@ def test_every_cell_fits_its_agent_and_environment(name: str, size: str) -> None
 
 def test_the_smoke_sizes_are_small() -> None:
     """A core does about ten updates of BEAR in its full width a second, fifty of SAC."""
-    for name, rate in (("mujoco", 10), ("control", 30)):
+    for name, rate in (("mujoco", 10), ("control", 30), ("atari", 20)):
         found = cells(load_suite(name), "smoke")
         assert sum(cell.steps for cell in found) / rate < 15 * 60
         for cell in found:
@@ -183,6 +185,7 @@ def test_cells_travel_and_have_safe_folders(toy: Suite) -> None:
         (("smoke", ["bear"], ["Pendulum-v1"]), r"no cell .*\nbear plays Hopper-v4"),
         (("smoke", [], None), "no cell"),
         (("smoke", None, None, []), "no cell"),
+        (("smoke", None, None, None, ["d5rl"]), r"no preset 'd5rl'. Did you mean 'd4rl'"),
         (("smoke", None, None, [-1]), r"seed=-1 is out of range"),
         (("smoke", None, None, [2**32]), r"seed=4294967296 is out of range"),
     ],
@@ -198,7 +201,7 @@ def test_selections_that_fit_nothing_are_refused(
 
 
 def test_an_unknown_suite_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
-    with pytest.raises(RefusedError, match=r"'mujco'. Did you mean 'mujoco'\?\nSuites: control"):
+    with pytest.raises(RefusedError, match=r"'mujco'. Did you mean 'mujoco'\?\nSuites: atari"):
         load_suite("mujco")
     with pytest.raises(RefusedError, match="cannot be read"):
         load_suite(tmp_path / "none.yaml")
@@ -212,6 +215,11 @@ def test_an_unknown_suite_is_refused_with_the_nearest_name(tmp_path: Path) -> No
         ("title: A toy", "title:", 2, "title=None has the wrong type"),
         ("suite: toy", "suite: 5", 1, "suite=5 has the wrong type"),
         ("score: return", "score: retrun", 3, "score='retrun' is not known"),
+        ("score: return", "score: return\ntarget: 1", 4, "a target needs a scale"),
+        ("score: return", "score: normalized\ntarget: 0", 4, "target=0.* is out of range"),
+        ("score: return", "score: normalized\ntarget: high", 4, "target='high' has the wrong type"),
+        ("score: return", "score: normalized\nreference: atari100k\npublished: retrun", 5,
+         r"unknown metric of published numbers 'retrun'. Did you mean 'return'"),
         ("score: return", "score: return\nreference: d4rl", 4,
          r"unknown file of published numbers 'd4rl'. Did you mean 'd4rl_mujoco'"),
         ("steps: 100,", "step: 100,", 5, r"unknown key 'step'. Did you mean 'steps'"),

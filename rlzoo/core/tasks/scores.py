@@ -49,7 +49,7 @@ class Scale:
 
 
 D4RL = Scale(
-    "D4RL score",
+    "D4RL-normalised score",
     "random",
     "expert",
     100.0,
