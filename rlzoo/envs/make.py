@@ -22,8 +22,12 @@ from rlzoo.errors import RefusedError
 
 Factory = Callable[[], gym.Env[Any, Any]]
 
-GYMNASIUM, ENVPOOL = "gymnasium", "envpool"
-_BACKENDS = {ATARI: (GYMNASIUM, ENVPOOL), PROCGEN: (ENVPOOL, GYMNASIUM)}
+GYMNASIUM, ENVPOOL, BATCHED = "gymnasium", "envpool", "batched"
+_BACKENDS = {
+    ATARI: (GYMNASIUM, ENVPOOL),
+    PROCGEN: (ENVPOOL, GYMNASIUM),
+    multiroom.ENTRY_POINT: (BATCHED, GYMNASIUM),
+}
 """What may step a vector of a family, by its entry point; the first one unless asked for."""
 _OF_VECTORS = ("backend", "num_threads")
 """Arguments that make no difference to one environment."""
@@ -130,8 +134,9 @@ def make_vec(
         training: See :func:`make_env`; evaluations leave it out.
         env_kwargs: Keyword arguments of the environment. ``backend`` chooses what steps the copies:
             ``"gymnasium"``, one after the other; ``"envpool"``, C++ threads, for Atari (if asked
-            for) and Procgen (unless asked otherwise); ``"batched"``, all at once, for MultiRoom.
-            What draws images (``render_mode``) is stepped one after the other.
+            for) and Procgen (unless asked otherwise); ``"batched"``, all at once, for MultiRoom
+            (unless asked otherwise, or in processes). What draws images (``render_mode``) is
+            stepped one after the other.
 
     Raises:
         RefusedError: As :func:`make_env`, or if the environment breaks the API.
@@ -146,12 +151,13 @@ def make_vec(
         raise RefusedError(
             f"Environment {env_id!r} has no split {split!r}.", "Allowed: None for this environment."
         )
-    if multiroom.backend_of(spec, processes, env_kwargs) == "batched":
+    backend, drawn = _backend(env_id, spec, env_kwargs), env_kwargs.get("render_mode") is not None
+    if backend == BATCHED and not (drawn or processes):
         from rlzoo.envs.multiroom.vec import MultiRoomVecEnv  # needs minigrid
 
-        only = make_env(env_id, training, **{**env_kwargs, "backend": GYMNASIUM})
+        only = make_env(env_id, training, **env_kwargs)
         vec: VecEnv = MultiRoomVecEnv(only.unwrapped, n_envs, monitor)  # type: ignore[arg-type]
-    elif _backend(env_id, spec, env_kwargs) == ENVPOOL and env_kwargs.get("render_mode") is None:
+    elif backend == ENVPOOL and not drawn:
         vec = _pool(env_id, spec, n_envs, training, monitor, processes, env_kwargs)
     else:
         vec = _copies(env_id, n_envs, training, monitor, processes, env_kwargs)

@@ -8,18 +8,11 @@ batched simulator (:mod:`rlzoo.envs.multiroom.vec`), ``gymnasium.make`` in minig
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import gymnasium as gym
-from gymnasium.envs.registration import EnvSpec
-
-from rlzoo.core.arguments import check_choice
-
-Backend = Literal["batched", "gymnasium"]
 
 ENTRY_POINT = "rlzoo.envs.multiroom.env:MultiRoom"
-BACKENDS: tuple[Backend, ...] = ("batched", "gymnasium")
 
 
 class Rooms(NamedTuple):
@@ -59,23 +52,3 @@ def register() -> None:
     for task, rooms in TASKS.items():
         if env_id(task) not in gym.registry:
             gym.register(env_id(task), ENTRY_POINT, kwargs=rooms._asdict())
-
-
-def backend_of(spec: EnvSpec, processes: bool, env_kwargs: Mapping[str, Any]) -> Backend | None:
-    """Return what steps a vector of environments; None if they are not of this family.
-
-    Args:
-        spec: What ``make_vec`` was asked for.
-        processes: Whether every copy has a process, which pays for minigrid's only.
-        env_kwargs: Arguments of the environment; ``backend`` among them wins. Only minigrid draws
-            images.
-
-    Raises:
-        RefusedError: If the backend is unknown.
-    """
-    if spec.entry_point != ENTRY_POINT:
-        return None
-    drawn = processes or env_kwargs.get("render_mode") is not None
-    backend: Backend = env_kwargs.get("backend") or ("gymnasium" if drawn else "batched")
-    check_choice("backend", backend, list(BACKENDS), spec.id)
-    return backend
