@@ -117,9 +117,8 @@ class DynaPolicy(BasePolicy):
         }
 
     def set_training_mode(self, mode: bool) -> None:
-        """Switch as in SB3; called three times per step, so that nothing is done for nothing."""
-        if self.training != mode:
-            super().set_training_mode(mode)
+        """Note the mode. No layer here has one, and SB3 switches three times per step."""
+        self.training = mode
 
     def features(self, observation: PyTorchObs) -> th.Tensor:
         """Return observations as the networks and the model take them, ``[B, D]``."""
