@@ -34,6 +34,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run a trained policy on fresh episodes and print its undiscounted return."""
+    from rlzoo.data.scores import score_digits
     from rlzoo.report.tables import number, plus_minus, text_table
     from rlzoo.runs.policies import evaluate_policy_spec
 
@@ -49,6 +50,6 @@ def evaluate(
         plus_minus(found.return_mean, found.return_std),
         str(found.episodes),
         number(found.length_mean),
-        number(found.normalized),
+        number(found.normalized, score_digits(env_id)),
     )
     print(text_table(columns, [row], right=columns[1:]))

@@ -135,12 +135,14 @@ def print_result(result: TrainResult) -> None:
 
 def summary(result: TrainResult) -> str:
     """Return the table of a finished run, and draw its curve."""
+    from rlzoo.data.scores import score_digits
     from rlzoo.report.tables import number, plus_minus, text_table
 
     record, columns = result.record, ("", "return", "episodes", "normalised")
-    rows = [_row("final policy", record["final"])]
+    digits = score_digits(record["env"])
+    rows = [_row("final policy", record["final"], digits)]
     if record["best"] is not None:
-        rows.append(_row(f"best, step {record['best']['step']:,}", record["best"]))
+        rows.append(_row(f"best, step {record['best']['step']:,}", record["best"], digits))
     if result.data_returns is not None:
         data = result.data_returns
         returns = plus_minus(data["mean"], data["std"])
@@ -174,22 +176,25 @@ def data_score(result: TrainResult) -> float | None:
     return None if returns is None else normalized_score(result.record["env"], returns["mean"])
 
 
-def _row(name: str, found: dict[str, Any]) -> tuple[str, str, str, str]:
+def _row(name: str, found: dict[str, Any], digits: int) -> tuple[str, str, str, str]:
     from rlzoo.report.tables import number, plus_minus
 
     returns = plus_minus(found["return_mean"], found["return_std"])
-    return name, returns, number(found["episodes"], 0), number(found["normalized"])
+    return name, returns, number(found["episodes"], 0), number(found["normalized"], digits)
 
 
 def _draw(result: TrainResult) -> Path | None:
     """Draw the curve; a full disk costs the picture, not the training."""
-    from rlzoo.data.scores import reference
+    from rlzoo.data.scores import reference, scale_of
     from rlzoo.report.curve import draw_curve
 
     record = result.record
-    random, expert = reference(record["env"]) or (None, None)
+    ends, scale = reference(record["env"]), scale_of(record["env"])
     mean = None if result.data_returns is None else result.data_returns["mean"]
-    lines = {"mean of the data": mean, "random (D4RL)": random, "expert (D4RL)": expert}
+    lines = {"mean of the data": mean}
+    if scale is not None and ends is not None:
+        short = scale.name.partition("-")[0]
+        lines |= {f"{scale.low} ({short})": ends[0], f"{scale.high} ({short})": ends[1]}
     unit = "steps" if result.data_returns is None else "updates"
     title = (
         f"{record['agent']} on {record['env']} (preset {record['preset']}, seed {record['seed']})"

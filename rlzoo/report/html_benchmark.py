@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from rlzoo.core.tasks.scores import score_digits
 from rlzoo.report.html_parts import Html, details, figure, join, notes, section, table, tag
 from rlzoo.report.leaderboard_table import SuiteFacts, Table, tabulate
 from rlzoo.report.leaderboard_text import heading_of, legend, sections
@@ -68,7 +69,8 @@ def _runs(records: Sequence[Record]) -> Html:
         rows.append(
             (record.agent, record.preset, record.env, record.seed, status,
              plus_minus(final.get("return_mean"), final.get("return_std")),
-             number(final.get("normalized")), number(record.total_timesteps, 0),
+             number(final.get("normalized"), score_digits(record.env)),
+             number(record.total_timesteps, 0),
              number(record.wall_seconds, 0), number(record.steps_per_second), record.run_dir)
         )  # fmt: skip
     right = ("seed", "return", "normalised", "steps", "s", "steps/s")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlzoo.core.tasks.scores import score_digits
 from rlzoo.report.html_parts import Html, details, figure, join, notes, section, table, tag
 from rlzoo.report.html_run import status_of
 from rlzoo.report.run_files import RunFiles, finite
@@ -68,7 +69,8 @@ def _groups(groups: Mapping[str, Mapping[str, Sequence[RunFiles]]]) -> Html:
             returns = _known([found.get("return_mean") for found in done])
             scores = _known([found.get("normalized") for found in done])
             rows.append(
-                (env, kind, _mean_sd(returns), _mean_sd(scores), str(len(returns)),
+                (env, kind, _mean_sd(returns), _mean_sd(scores, score_digits(env)),
+                 str(len(returns)),
                  number(len(runs) - len(done) or None, 0))
             )  # fmt: skip
     text = (
@@ -82,11 +84,11 @@ def _known(values: Sequence[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _mean_sd(values: Sequence[float]) -> str:
+def _mean_sd(values: Sequence[float], digits: int = 1) -> str:
     if not values:
         return number(None)
     sd = statistics.stdev(values) if len(values) > 1 else None
-    return plus_minus(statistics.fmean(values), sd)
+    return plus_minus(statistics.fmean(values), sd, digits)
 
 
 def _curves(groups: Mapping[str, Mapping[str, Sequence[RunFiles]]]) -> list[Html]:
@@ -115,7 +117,7 @@ def _runs(runs: Sequence[RunFiles], names: Mapping[int, str]) -> Html:
         rows.append(
             (tag("code", names[id(run)]), *(run.fact(name) for name in _KIND),
              status, plus_minus(final.get("return_mean"), final.get("return_std")),
-             number(best.get("return_mean")), number(final.get("normalized")),
+             number(best.get("return_mean")), number(final.get("normalized"), score_digits(str(run.fact("env")))),
              number(finite(result.get("total_timesteps")), 0),
              number(finite(result.get("steps_per_second"))))
         )  # fmt: skip

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from rlzoo.core.tasks.scores import score_digits
 from rlzoo.report.html_parts import Html, details, facts, figure, notes, section, table, tag
 from rlzoo.report.run_files import RunFiles, finite
 from rlzoo.report.svg import Line, chart, grid
@@ -90,7 +91,8 @@ def _result(run: RunFiles) -> Html:
         step = found.get("step")
         label = name if step is None else f"{name}, step {step:,.0f}"
         returns = plus_minus(found.get("return_mean"), found.get("return_std"))
-        rows.append((label, returns, number(found.get("episodes"), 0), number(found.get("normalized"))))  # fmt: skip  # noqa: E501
+        score = number(found.get("normalized"), score_digits(str(run.fact("env"))))
+        rows.append((label, returns, number(found.get("episodes"), 0), score))
     if not rows:
         return tag("p", "There is no result yet.", "soft")
     return table(columns, rows, right=columns[1:])

@@ -32,6 +32,7 @@ from rlzoo.core.seeding import get_states, seed_everything, set_states, stream
 from rlzoo.data.policies import RandomPolicy, uniform_actions
 from rlzoo.data.scores import normalized_score
 from rlzoo.envs import make_vec
+from rlzoo.errors import RefusedError
 
 T = TypeVar("T")
 
@@ -182,7 +183,7 @@ class RandomShare:
     ) -> None:
         check_range("eval_epsilon", epsilon, UNIT)
         self.epsilon = epsilon
-        self._uniform = RandomPolicy(action_space) if epsilon else None
+        self._uniform = _uniform(action_space, epsilon) if epsilon else None
         self._generators = [np.random.default_rng(seed) for seed in seeds if epsilon]
 
     def __call__(self, actions: NDArray[Any], places: NDArray[np.int64]) -> NDArray[Any]:
@@ -196,6 +197,17 @@ class RandomShare:
                 drawn = generator.random((1, self._uniform.uniforms))
                 actions[row] = uniform_actions(self._uniform.action_space, drawn)[0]
         return actions
+
+
+def _uniform(space: gym.Space[Any], epsilon: float) -> RandomPolicy:
+    try:
+        return RandomPolicy(space)
+    except RefusedError as error:
+        raise RefusedError(
+            f"eval_epsilon={epsilon}, but {space} has no uniform actions.",
+            error.allowed,
+            "Evaluate with eval_epsilon=0.",
+        ) from None
 
 
 def _play(

@@ -190,6 +190,12 @@ def normalized_score(env_id: str | None, value: float) -> float | None:
     return scale.top * (value - low) / (high - low)
 
 
+def score_digits(env_id: str | None) -> int:
+    """Return the decimals with which the normalised score of an environment is printed."""
+    scale = scale_of(env_id)
+    return 1 if scale is None else scale.digits
+
+
 def describe_scale(env_id: str | None) -> dict[str, Any] | None:
     """Return name, ends and source of the scale of an environment for a record, or None."""
     scale, ends = scale_of(env_id), reference(env_id)
