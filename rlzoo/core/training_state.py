@@ -11,6 +11,7 @@ Not included, because they are kept elsewhere: environments (replayed, see
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -34,7 +35,7 @@ _NOT_STATE = {
 
 
 def capture(model: BaseAlgorithm, in_rollout: bool = True) -> dict[str, Any]:
-    """Return the parts of a checkpoint; tensors are not copied.
+    """Return the parts of a checkpoint; tensors are not copied, attributes are.
 
     Args:
         model: Any SB3 model.
@@ -123,7 +124,9 @@ def _attributes(model: BaseAlgorithm) -> dict[str, Any]:
             json_tree.encode(value)
         except NotPortableError:
             continue
-        found[name] = value
+        # A copy: the state of the start of a rollout is kept while episodes end in it, and those
+        # would be counted again by whoever goes on from there.
+        found[name] = copy.deepcopy(value)
     return found
 
 
