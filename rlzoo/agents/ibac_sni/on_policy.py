@@ -136,7 +136,7 @@ class DeviceOnPolicyAlgorithm(OnPolicyAlgorithm):
         wrapper = self._vec_normalize_env
         if self.normalize_reward and not (wrapper is not None and wrapper.norm_reward):
             starts = cast(Any, self._last_episode_starts)
-            learned = scale_rewards(
+            learned, self.discounted_returns, self.return_statistics = scale_rewards(
                 rewards, starts, self.discounted_returns, self.return_statistics, self.gamma
             )
         if self.bootstrap_timeouts:

@@ -24,24 +24,29 @@ def new_statistics() -> dict[str, float]:
 def scale_rewards(
     rewards: NDArray[Any],
     starts: NDArray[Any],
-    returns: NDArray[Any],
+    returns: NDArray[np.float64],
     statistics: dict[str, float],
     gamma: float,
-) -> NDArray[np.float32]:
-    """Update the statistics with one step of all environments and return its scaled rewards.
+) -> tuple[NDArray[np.float32], NDArray[np.float64], dict[str, float]]:
+    """Take one step of all environments into account.
+
+    Nothing is changed in place: whoever keeps the state of the start of a rollout keeps it.
 
     Args:
         rewards: ``[n_envs]``.
         starts: Whether this was the first step of an episode, ``[n_envs]``.
-        returns: Discounted returns so far, ``[n_envs]``; changed in place.
-        statistics: From :func:`new_statistics`; changed in place.
+        returns: Discounted returns so far, ``[n_envs]``.
+        statistics: From :func:`new_statistics`.
         gamma: Discount factor.
+
+    Returns:
+        The scaled rewards, the new returns and the new statistics.
     """
-    returns[:] = gamma * np.where(starts, 0.0, returns) + rewards
+    returns = gamma * np.where(starts, 0.0, returns) + rewards
     moments = RunningMeanStd(shape=())
     moments.mean, moments.var = np.array(statistics["mean"]), np.array(statistics["var"])
     moments.count = statistics["count"]
     moments.update(returns)
-    statistics.update(mean=float(moments.mean), var=float(moments.var), count=float(moments.count))
-    scaled = rewards / np.sqrt(moments.var + EPSILON)
-    return np.clip(scaled, -CLIP, CLIP).astype(np.float32)
+    scaled = np.clip(rewards / np.sqrt(moments.var + EPSILON), -CLIP, CLIP).astype(np.float32)
+    found = {"mean": moments.mean, "var": moments.var, "count": moments.count}
+    return scaled, returns, {name: float(value) for name, value in found.items()}
