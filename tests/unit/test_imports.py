@@ -59,6 +59,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "rlzoo.tune",
     ),
     "benchmarks": ("rlzoo.runs", "rlzoo.report", "rlzoo.envs", "rlzoo.config"),
+    # A supervised experiment with the agent's idea alone.
+    "benchmarks.ibac_sni": ("rlzoo.agents.ibac_sni", "rlzoo.envs", "rlzoo.report", "rlzoo.runs"),
     # Times inner loops, which only the parts themselves have.
     "benchmarks.speed": (
         "rlzoo.agents",
