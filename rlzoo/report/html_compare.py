@@ -117,7 +117,8 @@ def _runs(runs: Sequence[RunFiles], names: Mapping[int, str]) -> Html:
         rows.append(
             (tag("code", names[id(run)]), *(run.fact(name) for name in _KIND),
              status, plus_minus(final.get("return_mean"), final.get("return_std")),
-             number(best.get("return_mean")), number(final.get("normalized"), score_digits(str(run.fact("env")))),
+             number(best.get("return_mean")),
+             number(final.get("normalized"), score_digits(str(run.fact("env")))),
              number(finite(result.get("total_timesteps")), 0),
              number(finite(result.get("steps_per_second"))))
         )  # fmt: skip

@@ -58,7 +58,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "rlzoo.runs",
         "rlzoo.tune",
     ),
-    "benchmarks": ("rlzoo.runs", "rlzoo.report", "rlzoo.envs", "rlzoo.config"),
+    "benchmarks": (
+        "rlzoo.runs",
+        "rlzoo.report",
+        "rlzoo.envs",
+        "rlzoo.config",
+        "rlzoo.core.tasks",
+    ),
     # A supervised experiment with the agent's idea alone.
     "benchmarks.ibac_sni": ("rlzoo.agents.ibac_sni", "rlzoo.envs", "rlzoo.report", "rlzoo.runs"),
     # Times inner loops, which only the parts themselves have.
