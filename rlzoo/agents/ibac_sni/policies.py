@@ -56,7 +56,8 @@ class IBACPolicy(BasePolicy):
             (half as wide), ``"impala-large"``, ``"nature"`` (DQN), ``"grid"`` (MultiRoom; takes
             integers as they are).
         initial_gain: Gain of the policy head. 0.01: both branches begin alike.
-        channels_last: Memory layout of images; the results are the same.
+        channels_last: Memory layout of images. Weights keep theirs: a fused Adam would mix up
+            moments that a file has brought back in another layout.
         noise: Set by the agent.
     """
 
@@ -119,8 +120,6 @@ class IBACPolicy(BasePolicy):
         if not is_grid:
             nn.init.orthogonal_(self.action_net.weight, self.initial_gain)
             nn.init.orthogonal_(self.value_net.weight, 1.0)
-        if self.is_image and self.channels_last:
-            self.trunk.to(memory_format=th.channels_last)  # type: ignore[call-overload]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
