@@ -67,6 +67,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     # A supervised experiment with the agent's idea alone.
     "benchmarks.ibac_sni": ("rlzoo.agents.ibac_sni", "rlzoo.envs", "rlzoo.report", "rlzoo.runs"),
+    # The paper's question, asked with the agent's tables and key matrices.
+    "benchmarks.replay_vs_model": (
+        "rlzoo.agents.dyna_dqn",
+        "rlzoo.config",
+        "rlzoo.envs",
+        "rlzoo.report",
+        "rlzoo.runs",
+    ),
     # Times inner loops, which only the parts themselves have.
     "benchmarks.speed": (
         "rlzoo.agents",
