@@ -68,7 +68,7 @@ class AtariVecEnv(EnvpoolVecEnv):
         monitor: bool = True,
         **emulator: Any,
     ) -> None:
-        cap = MAX_FRAMES // frame_skip
+        check_range("max_episode_steps", max_episode_steps, AT_LEAST_ONE)
         super().__init__(
             task,
             n_envs,
@@ -81,10 +81,10 @@ class AtariVecEnv(EnvpoolVecEnv):
             img_width=screen_size,
             stack_num=1,
             use_fire_reset=False,
-            max_episode_steps=cap,
+            max_episode_steps=MAX_FRAMES // frame_skip,
+            step_limit=max_episode_steps,
             **{"repeat_action_probability": 0.0, **emulator},
         )
-        self.max_episode_steps = max_episode_steps
         self.life_loss, self.clip_rewards = life_loss, clip_rewards
         shape = (frame_stack, screen_size, screen_size)
         self.observation_space = spaces.Box(0, 255, shape, np.uint8)

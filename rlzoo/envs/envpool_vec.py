@@ -74,9 +74,9 @@ class EnvpoolVecEnv(VecEnv):
             may use, and at least one, which leaves a core for the agent.
         monitor: Put score and length of finished episodes into the infos, as SB3's ``Monitor``.
         info_keys: What of the pool's infos goes into those of every step.
-        max_episode_steps: Steps after which an episode is truncated, if the task does not end it
+        step_limit: Steps after which an episode is truncated here, if the task does not end it
             before.
-        config: envpool's options of the task.
+        config: envpool's options of the task, such as a ``max_episode_steps`` of its own.
 
     Raises:
         RefusedError: If envpool is missing, or does not know the task or one of the options.
@@ -90,14 +90,14 @@ class EnvpoolVecEnv(VecEnv):
         num_threads: int | None = None,
         monitor: bool = True,
         info_keys: Sequence[str] = (),
-        max_episode_steps: int | None = None,
+        step_limit: int | None = None,
         **config: Any,
     ) -> None:
-        for name, value in (("num_threads", num_threads), ("max_episode_steps", max_episode_steps)):
+        for name, value in (("num_threads", num_threads), ("step_limit", step_limit)):
             if value is not None:
                 check_range(name, value, AT_LEAST_ONE)
         self.task, self.monitor, self.info_keys = task, monitor, tuple(info_keys)
-        self.max_episode_steps = max_episode_steps
+        self.step_limit = step_limit
         threads = num_threads or min(n_envs, max(1, _cores() - 1))
         self._config = {**config, "num_envs": n_envs, "num_threads": threads}
         self._envpool = import_envpool(task)
@@ -229,8 +229,8 @@ class EnvpoolVecEnv(VecEnv):
         observations, rewards, terminated, truncated, info = self._pool.recv()
         self._under_way = False
         rewards = rewards.reshape(self.num_envs).astype(np.float32, copy=False)
-        if self.max_episode_steps is not None:
-            truncated = truncated | (info["elapsed_step"] >= self.max_episode_steps)
+        if self.step_limit is not None:
+            truncated = truncated | (info["elapsed_step"] >= self.step_limit)
         return Batch(observations, rewards, terminated, truncated, info)
 
     # --- inside ----------------------------------------------------------------------------------

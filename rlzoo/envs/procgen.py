@@ -37,7 +37,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from rlzoo.core.arguments import NON_NEGATIVE, check_range
+from rlzoo.core.arguments import AT_LEAST_ONE, NON_NEGATIVE, check_range
 from rlzoo.envs.checks import PROCGEN
 from rlzoo.envs.envpool_vec import Batch, EnvpoolEnv, EnvpoolVecEnv, import_envpool
 from rlzoo.envs.qt import load_qt
@@ -186,6 +186,7 @@ class ProcgenVecEnv(EnvpoolVecEnv):
         **flags: bool,
     ) -> None:
         _check_game(game, distribution, flags)
+        check_range("max_episode_steps", max_episode_steps, AT_LEAST_ONE)
         config: dict[str, Any] = dict(flags)
         self.levels: Levels | None = None
         if distribution == "exploration":
@@ -206,7 +207,7 @@ class ProcgenVecEnv(EnvpoolVecEnv):
             num_threads=num_threads,
             monitor=monitor,
             info_keys=("level_seed", "prev_level_complete"),
-            max_episode_steps=max_episode_steps,
+            step_limit=max_episode_steps,
             **config,
         )
         self._actions = np.array(REDUCED_ACTIONS, np.int32) if reduced_actions else None

@@ -69,9 +69,9 @@ def _load_wheel(what: str, problem: OSError) -> str:
         ) from problem
     raise RefusedError(
         f"{what} needs Qt 5: {problem}.",
-        f'pip install "rlzoo[coinrun]" brings it ({WHEEL}; with libGL and glib of the system: '
-        "apt install libgl1 libglib2.0-0),",
-        "or install that of the system: apt install libqt5core5a libqt5gui5",
+        f"It comes with rlzoo[coinrun] as {WHEEL}, or with the system.",
+        'pip install "rlzoo[coinrun]" and apt install libgl1 libglib2.0-0; '
+        "or only apt install libqt5core5a libqt5gui5",
     ) from problem
 
 

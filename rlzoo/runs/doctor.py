@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from minari.storage import get_dataset_path
 
@@ -19,7 +20,8 @@ from rlzoo.core.checkpoint import library_versions
 from rlzoo.core.device import available_devices, configure_cpu
 from rlzoo.data import minari_io
 from rlzoo.data.behaviours import available, load_behaviour
-from rlzoo.envs import compat, make_env
+from rlzoo.envs import compat, make_env, make_vec
+from rlzoo.envs.procgen import check_procgen
 from rlzoo.runs import AGENTS
 
 # One environment per family, and the module that it needs.
@@ -60,6 +62,10 @@ def examine() -> Iterator[Check]:
     for family, module, env_id in FAMILIES:
         if importlib.util.find_spec(module) is not None:
             yield _guarded(f"{family}: {env_id}", partial(_step, env_id))
+    if importlib.util.find_spec("envpool") is not None:
+        yield _guarded("Procgen: CoinRun", _procgen)
+        if importlib.util.find_spec("ale_py") is not None:
+            yield _guarded("Atari in envpool", _atari_pool)
     yield _guarded("agents", _agents)
     yield _guarded("behaviours", _behaviours)
     yield _guarded("Minari store", _store)
@@ -69,7 +75,7 @@ def _guarded(name: str, find: Callable[[], str]) -> Check:
     try:
         return Check(name, find())
     except Exception as error:  # whatever is broken is what the report is for
-        text = " ".join(str(error).split())[:200]
+        text = " ".join(str(error).split())[:400]
         return Check(name, f"{type(error).__name__}: {text}", ok=False)
 
 
@@ -127,6 +133,20 @@ def _step(env_id: str) -> str:
         env.step(env.action_space.sample())
     finally:
         env.close()
+    return "one step works"
+
+
+def _procgen() -> str:
+    return f"{check_procgen()}; {_step('CoinRun')}"
+
+
+def _atari_pool() -> str:
+    vec = make_vec("ALE/Pong-v5", backend="envpool")
+    try:
+        vec.reset()
+        vec.step(np.zeros(1, np.int64))
+    finally:
+        vec.close()
     return "one step works"
 
 
