@@ -13,7 +13,7 @@ from torch import nn
 
 from rlzoo.agents.der import CnnPolicy, MlpPolicy
 from rlzoo.agents.der.augment import random_shift
-from rlzoo.agents.der.noisy import NoisyLinear, factor
+from rlzoo.agents.der.noisy import NoisyLinear, draw, factor, summed
 from rlzoo.agents.der.policies import DERPolicy, Head
 from rlzoo.errors import RefusedError
 
@@ -29,7 +29,7 @@ def policy(n_actions: int = 6, cls: type[DERPolicy] = CnnPolicy, **kwargs: objec
 def test_noise_is_an_outer_product_that_is_added_to_the_weights(rows: int) -> None:
     th.manual_seed(0)
     layer, x = NoisyLinear(20, 30, 0.5), th.randn(rows, 20)
-    layer.reset_noise()
+    draw([layer])
     weight = layer.weight + layer.weight_sigma * th.outer(layer.noise_out, layer.noise_in)
     bias = layer.bias + layer.bias_sigma * layer.noise_out
     assert (layer(x) - nn.functional.linear(x, weight, bias)).abs().max() < 1e-6
@@ -42,7 +42,7 @@ def test_mean_over_noise_is_the_layer_without() -> None:
     with th.no_grad():
         mean = layer(x, noisy=False)
         for _ in range(draws):
-            layer.reset_noise()
+            draw([layer])
             y = layer(x) - mean
             total += y
             squares += y**2
@@ -70,10 +70,33 @@ def test_initial_scales(bias_fan: str, width: int) -> None:
 @pytest.mark.parametrize("rows", [1, 2])
 def test_sigma_gets_a_gradient(rows: int) -> None:
     layer = NoisyLinear(4, 3)
-    layer.reset_noise()
+    draw([layer])
     layer(th.ones(rows, 4)).sum().backward()
     assert layer.weight_sigma.grad.abs().sum() > 0  # type: ignore[union-attr]
     assert layer.bias_sigma.grad.abs().sum() > 0  # type: ignore[union-attr]
+
+
+def test_one_draw_gives_every_factor_its_own_numbers() -> None:
+    layers = [NoisyLinear(20, 30), NoisyLinear(30, 20)]
+    draw(layers)
+    factors = [f for layer in layers for f in (layer.noise_in, layer.noise_out)]
+    assert [len(f) for f in factors] == [20, 30, 30, 20]
+    assert len(set(th.cat(factors).tolist())) == 100
+    draw([])  # a network without noise
+
+
+def test_weights_that_are_formed_once_are_those_of_every_evaluation() -> None:
+    layer, x = NoisyLinear(20, 30), th.randn(5, 20)
+    draw([layer])
+    alone, one = layer(x), layer(x[:1])
+    with summed([layer]):
+        assert th.equal(layer(x), alone)
+        assert th.allclose(layer(x[:1]), one, atol=1e-6)
+        layer(x).sum().backward()
+        assert not th.equal(layer(x, noisy=False), alone)
+    assert layer.weight_sigma.grad.abs().sum() > 0  # type: ignore[union-attr]
+    draw([layer])
+    assert not th.equal(layer(x), alone)
 
 
 def test_online_and_target_noise_are_independent() -> None:

@@ -40,8 +40,9 @@ def project(
     spacing = (z[-1] - z[0]) / (len(z) - 1)
     moved = th.addcmul(rewards.unsqueeze(1), discounts.unsqueeze(1), z)
     moved = th.minimum(th.maximum(moved, z[0]), z[-1])
-    share = 1 - (moved.unsqueeze(1) - z.unsqueeze(1)).abs() / spacing  # [B, j, i]
-    return th.bmm(share.clamp_(0, 1), probabilities.unsqueeze(-1)).squeeze(-1)
+    distance = (moved.unsqueeze(1) - z.unsqueeze(1)).abs_()  # [B, j, i]
+    share = distance.div_(-spacing).add_(1).clamp_(min=0)
+    return th.bmm(share, probabilities.unsqueeze(-1)).squeeze(-1)
 
 
 def cross_entropy(target: th.Tensor, logits: th.Tensor) -> th.Tensor:

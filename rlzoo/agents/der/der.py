@@ -32,7 +32,6 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from torch.nn import functional as F  # noqa: N812
 
-from rlzoo.agents.der.augment import random_shift
 from rlzoo.agents.der.c51 import cross_entropy, project
 from rlzoo.agents.der.frames import FrameReplayBuffer, default_stack
 from rlzoo.agents.der.policies import CnnPolicy, DERNetwork, DERPolicy, Head, MlpPolicy
@@ -291,12 +290,14 @@ class DER(OffPolicyAlgorithm):
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
-        norm = th.nn.utils.clip_grad_norm_(self.q_net.parameters(), limit)
+        parameters = optimizer.param_groups[0]["params"]  # walking through modules takes longer
+        norm = th.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         # The only wait for the device in an update: priorities and what is logged, in one copy.
         scalars = th.stack((loss.detach(), norm, q_values.mean()))
         host = th.cat((losses.detach(), scalars)).cpu()
         check_finite({"losses": host}, self.num_timesteps)  # before it reaches the weights
+        if self.max_grad_norm is not None and host[-2] > self.max_grad_norm:
+            th.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
         optimizer.step()
         buffer.update_priorities(batch.indices, host[:-3])
 
@@ -308,14 +309,13 @@ class DER(OffPolicyAlgorithm):
 
     def _losses(self, batch: PrioritizedSamples) -> tuple[th.Tensor, th.Tensor]:
         """Return losses and Q values of the actions taken, without weights: ``[B]`` each."""
-        inputs, next_inputs = (
-            random_shift(self.policy.inputs(x), self.image_shift)
-            for x in (batch.observations, batch.next_observations)
-        )
+        inputs = self.policy.inputs(batch.observations, self.image_shift)
+        next_inputs = self.policy.inputs(batch.next_observations, self.image_shift)
         rows = th.arange(len(inputs), device=self.device)
         actions = batch.actions.long().squeeze(-1)
-        outputs = self.q_net(inputs, True)[rows, actions]
-        target = self._target(batch, next_inputs)
+        with self.q_net.summed_noise():
+            outputs = self.q_net(inputs, True)[rows, actions]
+            target = self._target(batch, next_inputs)
         if not self.distributional:
             q_values = outputs.squeeze(-1)
             return F.smooth_l1_loss(q_values, target, reduction="none"), q_values.detach()

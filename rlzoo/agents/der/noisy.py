@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch as th
@@ -15,7 +17,7 @@ BiasFan = Literal["in", "out"]
 def factor(n: int, device: th.device | None = None) -> th.Tensor:
     """Draw one factor ``f(u) = sign(u) sqrt|u|``, ``u ~ N(0, 1)``, ``[n]``; global generator."""
     u = th.randn(n, device=device)
-    return u.sign() * u.abs().sqrt_()
+    return u.abs().sqrt_().copysign_(u)
 
 
 class NoisyLinear(nn.Module):
@@ -51,22 +53,42 @@ class NoisyLinear(nn.Module):
         self.bias_sigma = nn.Parameter(th.full((n_outputs,), bias_sigma))
         self.register_buffer("noise_in", th.zeros(n_inputs), persistent=False)
         self.register_buffer("noise_out", th.zeros(n_outputs), persistent=False)
+        self._sums: tuple[th.Tensor, th.Tensor] | None = None
 
-    def reset_noise(self) -> None:
-        """Draw new noise from torch's global generator."""
-        device = self.weight.device
-        self.noise_in = factor(len(self.noise_in), device)
-        self.noise_out = factor(len(self.noise_out), device)
+    def sums(self) -> tuple[th.Tensor, th.Tensor]:
+        """Return weights and biases with the last drawn noise added."""
+        noise = th.outer(self.noise_out, self.noise_in)
+        weight = th.addcmul(self.weight, self.weight_sigma, noise)
+        return weight, th.addcmul(self.bias, self.bias_sigma, self.noise_out)
 
     def forward(self, inputs: th.Tensor, noisy: bool = True) -> th.Tensor:
         """Map ``[B, n_inputs]`` to ``[B, n_outputs]``, with the last drawn noise or without."""
-        if noisy and len(inputs) > 1:
-            noise = th.outer(self.noise_out, self.noise_in)
-            weight = th.addcmul(self.weight, self.weight_sigma, noise)
-            bias = th.addcmul(self.bias, self.bias_sigma, self.noise_out)
-            return F.linear(inputs, weight, bias)
+        if noisy and (self._sums or len(inputs) > 1):
+            return F.linear(inputs, *(self._sums or self.sums()))
         mean = F.linear(inputs, self.weight, self.bias)
         if not noisy:
             return mean
         spread = F.linear(inputs * self.noise_in, self.weight_sigma, self.bias_sigma)
         return th.addcmul(mean, spread, self.noise_out)
+
+
+@th.no_grad()
+def draw(layers: Sequence[NoisyLinear]) -> None:
+    """Give layers new noise: one draw from torch's global generator for all of them."""
+    buffers = [buffer for layer in layers for buffer in (layer.noise_in, layer.noise_out)]
+    if buffers:
+        sizes = [len(buffer) for buffer in buffers]
+        drawn = th.split(factor(sum(sizes), buffers[0].device), sizes)
+        th._foreach_copy_(buffers, list(drawn))  # in place, where a graph reads it
+
+
+@contextmanager
+def summed(layers: Sequence[NoisyLinear]) -> Iterator[None]:
+    """Form the noisy weights once for all evaluations within, which have the same noise."""
+    for layer in layers:
+        layer._sums = layer.sums()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._sums = None

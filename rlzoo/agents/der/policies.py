@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -17,8 +18,10 @@ from stable_baselines3.common.preprocessing import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from rlzoo.agents.der.augment import random_shift
 from rlzoo.agents.der.c51 import atoms, expectation
-from rlzoo.agents.der.noisy import BiasFan, NoisyLinear
+from rlzoo.agents.der.noisy import BiasFan, NoisyLinear, draw, summed
+from rlzoo.agents.der.patches import PatchEncoder, fits
 from rlzoo.core.arguments import AT_LEAST_ONE, POSITIVE, check_arguments
 from rlzoo.errors import RefusedError
 
@@ -93,8 +96,11 @@ class DERNetwork(nn.Module):
 
     def reset_noise(self) -> None:
         """Draw new noise for every noisy layer."""
-        for layer in self._noisy_layers:
-            layer.reset_noise()
+        draw(self._noisy_layers)
+
+    def summed_noise(self) -> AbstractContextManager[None]:
+        """Form the noisy weights once for all evaluations within this context."""
+        return summed(self._noisy_layers)
 
     def forward(self, inputs: th.Tensor, noisy: bool) -> th.Tensor:
         """Map preprocessed observations to logits (or Q values), ``[B, A, N]``."""
@@ -190,12 +196,21 @@ class DERPolicy(BasePolicy):
     def set_training_mode(self, mode: bool) -> None:
         """Switch as in SB3; called three times per step, so that nothing is done for nothing."""
         if self.training != mode:
-            super().set_training_mode(mode)
+            for module in self.modules():
+                module.__dict__["training"] = mode  # plain; setting an attribute searches others
 
-    def inputs(self, observation: PyTorchObs) -> th.Tensor:
-        """Return observations as floats, images in [0, 1]."""
+    def inputs(self, observation: PyTorchObs, shift: int = 0) -> th.Tensor:
+        """Return what the networks take: floats, images in [0, 1] or their patches.
+
+        Args:
+            observation: A batch.
+            shift: Shift images at random by up to so many pixels.
+        """
         if isinstance(observation, th.Tensor) and observation.dtype == th.uint8 and self.is_image:
-            return observation.float().div_(255)  # as SB3, without a second copy
+            encoder = self.q_net.encoder
+            if isinstance(encoder, PatchEncoder) and not shift and observation.device.type == "cpu":
+                return encoder.patches(observation)
+            return random_shift(observation.float().div_(255), shift)  # no second copy, unlike SB3
         found = preprocess_obs(observation, self.observation_space)
         if not isinstance(found, th.Tensor):
             raise TypeError(f"DER takes array observations, not {type(observation).__name__}")
@@ -253,7 +268,9 @@ def _convolutions(
                 "Allowed: at least 25 ('data-efficient'), 36 ('nature') or 5 ('small') pixels.",
                 "Set policy_kwargs.encoder=small.",
             )
-    return nn.Sequential(*layers, nn.Flatten()), channels * size[0] * size[1]
+    layers.append(nn.Flatten())
+    encoder = PatchEncoder(space.shape or (), *layers) if fits(layers) else nn.Sequential(*layers)
+    return encoder, channels * size[0] * size[1]
 
 
 def _layers(space: spaces.Space[Any], widths: Sequence[int]) -> tuple[nn.Sequential, int]:
