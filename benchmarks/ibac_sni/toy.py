@@ -165,12 +165,13 @@ def main() -> None:
     parser.add_argument("--functions", type=int, nargs="+", default=[4, 16, 64])
     parser.add_argument("--functions-at", type=int, default=1024)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--report", action="store_true", help="run nothing more")
     args = parser.parse_args()
     args.command = shlex.join(["python", "benchmarks/ibac_sni/toy.py", *sys.argv[1:]])
     RESULTS.mkdir(parents=True, exist_ok=True)
     path, wanted = RESULTS / "toy.jsonl", tasks(args)
     known = {name(record) for record in read(path)}
-    missing = [task for task in wanted if name(task) not in known]
+    missing = [task for task in wanted if name(task) not in known and not args.report]
     facts = {"commit": commit(), "torch": th.__version__}
     with ProcessPoolExecutor(args.jobs) as pool, path.open("a") as file:
         futures = [pool.submit(run, task) for task in missing]
