@@ -9,46 +9,19 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 from rlzoo.agents.der import DER
+from rlzoo.envs import make_env
 
 pytestmark = pytest.mark.learning
 
 
-class Catch(gym.Env[Any, Any]):
-    """A ball falls through 10 rows of 5 columns, a paddle at the bottom moves by one column."""
-
-    action_space = spaces.Discrete(3)
-
-    def __init__(self, image: bool = False) -> None:
-        self.image = image
-        shape = (1, 10, 5)
-        self.observation_space = (
-            spaces.Box(0, 255, shape, np.uint8) if image else spaces.Box(0, 1, shape, np.float32)
-        )
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        super().reset(seed=seed)
-        self.row, self.ball, self.paddle = 0, int(self.np_random.integers(5)), 2
-        return self._observe(), {}
-
-    def _observe(self) -> Any:
-        board = np.zeros((1, 10, 5), self.observation_space.dtype)
-        board[0, self.row, self.ball] = board[0, 9, self.paddle] = 255 if self.image else 1
-        return board
-
-    def step(self, action: Any) -> Any:
-        self.row += 1
-        self.paddle = min(max(self.paddle + int(action) - 1, 0), 4)
-        end = self.row == 9
-        reward = (1.0 if self.ball == self.paddle else -1.0) if end else 0.0
-        return self._observe(), reward, end, False, {}
+def make_catch(image: bool = False) -> Monitor:
+    return Monitor(make_env("rlzoo/Catch-v0", observation="image" if image else "flat"))
 
 
 class ShuffledRewards(DER):
@@ -60,14 +33,14 @@ class ShuffledRewards(DER):
 def catch(cls: type[DER], image: bool = False, steps: int = 6_000) -> float:
     """Mean return of the final policy over 100 episodes."""
     kwargs = {"encoder": "small", "net_arch": [64]} if image else {"net_arch": [64, 64]}
-    env = Monitor(Catch(image))
+    env = make_catch(image)
     model = cls(
         "CnnPolicy" if image else "MlpPolicy", env, learning_rate=1e-3, learning_starts=500,
         n_steps=5, v_min=-1, v_max=1, target_update_interval=200, buffer_size=10_000,
         warmup="uniform", sigma=0.5, seed=0, device="cpu", policy_kwargs=kwargs,
     )  # fmt: skip
     model.learn(steps)
-    return float(evaluate_policy(model, Monitor(Catch(image)), 100)[0])
+    return float(evaluate_policy(model, make_catch(image), 100)[0])
 
 
 @pytest.mark.parametrize("image", [False, True])
