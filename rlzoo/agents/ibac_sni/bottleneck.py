@@ -31,9 +31,9 @@ def gaussian(parameters: th.Tensor, offset: float) -> Gaussian:
     mu, rho = parameters.chunk(2, -1)
     shifted = rho + offset
     sigma = F.softplus(shifted)
-    # softplus(x) = exp(x) (1 - exp(x)/2 + ...): below -15 its logarithm is x, also where softplus
-    # has become zero, whose own logarithm would give an infinite gradient.
-    tiny = shifted < -15
+    # softplus(x) = exp(x) (1 - exp(x)/2 + ...): its logarithm goes to x, also where softplus has
+    # become zero, whose own logarithm would give an infinite gradient.
+    tiny = shifted < -30
     log_sigma = th.where(tiny, shifted, th.where(tiny, 1.0, sigma).log())
     return Gaussian(mu, sigma, log_sigma)
 

@@ -48,5 +48,5 @@ def scale_rewards(
     moments.count = statistics["count"]
     moments.update(returns)
     scaled = np.clip(rewards / np.sqrt(moments.var + EPSILON), -CLIP, CLIP).astype(np.float32)
-    found = {"mean": moments.mean, "var": moments.var, "count": moments.count}
-    return scaled, returns, {name: float(value) for name, value in found.items()}
+    found = {"mean": float(moments.mean), "var": float(moments.var), "count": moments.count}
+    return scaled, returns, found
