@@ -1,4 +1,7 @@
-"""Atari through envpool: the protocol of :mod:`rlzoo.envs.atari`, several times as fast.
+"""Atari through envpool: the protocol of :mod:`rlzoo.envs.atari`, stepped in C++ threads.
+
+It pays where there are cores for threads; on one core it is no faster than ale-py, because both
+spend their time in the same emulator (``benchmarks/speed/envs.py``).
 
 After the same number of no-ops the two are equal to the bit: frames, scores, lives, ends, also
 across lost lives (measured over eight games, and a test). What differs:

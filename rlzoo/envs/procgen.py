@@ -27,6 +27,7 @@ step of a level that was completed.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -200,7 +201,7 @@ class ProcgenVecEnv(EnvpoolVecEnv):
             count = TRAINING_LEVELS.get(distribution, 500) if num_levels is None else num_levels
             self.levels = levels_of(split, count, start_level, test_levels)
             config.update(start_level=self.levels.start, num_levels=self.levels.count)
-        load_qt(game)
+        load_procgen("CoinRun" if game == "coinrun" else game)
         super().__init__(
             f"{game.capitalize()}{distribution.capitalize()}-v0",
             n_envs,
@@ -276,8 +277,33 @@ def check_procgen() -> str:
     Raises:
         RefusedError: If one of them is missing.
     """
-    qt = load_qt()
-    return f"envpool {import_envpool('Procgen').__version__}, {qt}"
+    return f"envpool {import_envpool('Procgen').__version__}, {load_procgen('Procgen')}"
+
+
+def load_procgen(what: str) -> str:
+    """Load Qt and the extension that is linked against it.
+
+    Args:
+        what: What needs it, for the message.
+
+    Returns:
+        Where Qt is from, for people.
+
+    Raises:
+        RefusedError: If one of them cannot be loaded.
+    """
+    qt = load_qt(what)
+    import_envpool(what)
+    module = importlib.import_module("envpool.procgen")
+    if "ProcgenEnvSpec" not in vars(module):  # envpool was imported before, and without Qt
+        importlib.reload(module)
+    problem = getattr(module, "_PROCGEN_IMPORT_ERROR", None)
+    if problem is not None:
+        raise RefusedError(
+            f"{what} cannot load envpool's Procgen with {qt}: {problem.__cause__ or problem}.",
+            "It needs Qt 5.15.",
+        ) from problem
+    return qt
 
 
 def meant_by(name: str) -> str | None:

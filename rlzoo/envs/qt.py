@@ -79,6 +79,7 @@ def wheel_folder() -> Path | None:
     """Return the folder with the libraries of the wheel; None if it is not installed."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files(WHEEL) or []:
-            if file.name == LIBRARIES[0]:
-                return Path(str(file.locate())).parent
+            library = Path(str(file.locate()))
+            if library.name == LIBRARIES[0] and library.exists():
+                return library.parent
     return None
