@@ -132,6 +132,8 @@ def test_the_environment_can_be_used_everywhere() -> None:
     drawn.reset(seed=0)
     frame: Any = drawn.render()
     assert frame.ndim == 3
+    vec = make_vec(env_id("N3r"), render_mode="rgb_array", backend="batched")
+    assert isinstance(vec, DummyVecEnv)  # only minigrid draws
 
 
 # --- against minigrid, step by step --------------------------------------------------------------
@@ -187,7 +189,7 @@ def test_the_goal_in_the_very_last_step_is_no_time_limit() -> None:
     assert found == {(True, False)}
 
 
-@pytest.mark.parametrize("device", [None, "cpu", "cuda"])
+@pytest.mark.parametrize("device", [None, "cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_tensors_and_arrays_go_the_same_way(device: str | None) -> None:
     if device == "cuda" and not th.cuda.is_available():
         pytest.skip("there is no CUDA device")
