@@ -111,6 +111,17 @@ def test_the_arrays_do_what_a_plain_loop_does(mode: str, changed: int) -> None:
     assert np.count_nonzero(q[:104]) > changed
 
 
+@pytest.mark.parametrize(("done", "target"), [(0.0, 0.5 + 0.99 * 3), (1.0, 0.5)])
+def test_the_end_of_an_episode_is_not_bootstrapped_from(done: float, target: float) -> None:
+    lanes = tabular_planning._Lanes(study(), 1, [0, 1])
+    lanes.q[:, 7] = [1, 3, 2, 0]
+    two = np.ones(2)
+    lanes.update(tabular_planning._Batch(
+        np.array([4, 5]), np.array([1, 2]), 0.5 * two, np.array([7, 7]), done * two))  # fmt: skip
+    assert lanes.q[0, 4, 1] == lanes.q[1, 5, 2] == pytest.approx(0.1 * target)
+    assert np.count_nonzero(lanes.q[:, :7]) == 2
+
+
 @pytest.mark.parametrize(("mode", "outcomes"), [("forward", 104), ("backward", 416)])
 def test_a_prior_errs_less_about_what_was_seen_often(mode: str, outcomes: int) -> None:
     lanes = tabular_planning._Lanes(study(mode=mode, pseudo_count=0.001), 10, [0])
