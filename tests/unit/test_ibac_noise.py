@@ -163,6 +163,22 @@ def test_the_update_uses_what_the_table_says(column: str) -> None:
     assert values["value_loss"].item() == pytest.approx(0.5 * worst.mean().item(), rel=1e-5)
 
 
+def test_entropy_of_the_noisy_branch_is_the_mean_over_the_samples() -> None:
+    policy = mlp(**IB, n_samples=5)
+    th.manual_seed(1)
+    found = policy.evaluate_branches(OBS, th.zeros(8, dtype=th.long)).noisy
+    assert found is not None
+    th.manual_seed(1)
+    codes = policy._codes(policy._latent_parameters(OBS, "noisy", False), "noisy")
+    log_probs = policy.action_net(codes.tanh()).log_softmax(-1)
+    parts = -(log_probs.exp() * log_probs).sum(-1)
+    th.testing.assert_close(found.entropy, parts.mean(0))
+    mixture = log_probs.exp().mean(0)
+    assert (found.entropy < -(mixture * mixture.log()).sum(-1)).all()
+    th.testing.assert_close(found.log_prob, mixture.log()[:, 0])
+    th.testing.assert_close(found.values, policy.value_net(codes.tanh()).squeeze(-1).mean(0))
+
+
 # ---------------------------------------------------------------------- purity
 
 SNI_MODES = [
@@ -201,6 +217,10 @@ def test_predict_never_has_noise(column: str) -> None:
     action, _ = policy.predict(OBS.numpy(), deterministic=True)
     assert th.equal(before, th.get_rng_state())
     assert (action == policy.outputs(OBS, "off")[0].argmax(-1).numpy()).all()
+    assert noise_of(policy, lambda x: policy.get_distribution(x).distribution.logits) <= {"running"}
+    actions = th.arange(8) % 3
+    evaluated = noise_of(policy, lambda x: th.stack(policy.evaluate_actions(x, actions), -1))
+    assert evaluated <= {"running"}
     # Not deterministic means drawn from the same noise-free distribution.
     log_probs = policy.get_distribution(OBS[:1]).distribution.logits[0]
     th.manual_seed(0)
@@ -296,7 +316,22 @@ def test_the_quiet_branch_is_computed_before_the_running_statistics_move() -> No
     assert found.quiet is not None
     assert th.equal(found.quiet.log_prob, expected[:, 0])
     assert not th.equal(before, policy._norms[0].running_mean)
-    (found.quiet.log_prob.sum() + found.noisy.log_prob.sum()).backward()  # type: ignore[union-attr]
+
+
+def test_gradients_of_the_quiet_branch_have_the_statistics_of_its_own_forward_pass() -> None:
+    # torch moves running statistics without telling autograd, and its backward pass reads them.
+    gradients = []
+    for both in (True, False):
+        policy = mlp(**NORM)
+        if both:
+            found = policy.evaluate_branches(3 * OBS, th.zeros(8, dtype=th.long))
+            assert found.quiet is not None
+            log_prob = found.quiet.log_prob
+        else:
+            log_prob = policy.outputs(3 * OBS, "quiet")[0][:, 0]
+        log_prob.sum().backward()
+        gradients.append(policy.trunk[1].weight.grad)
+    th.testing.assert_close(*gradients)
 
 
 def test_running_statistics_follow_although_lambda_is_one() -> None:

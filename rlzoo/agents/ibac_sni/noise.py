@@ -137,7 +137,8 @@ class BatchNorm(nn.Module):
     def forward(self, inputs: th.Tensor) -> th.Tensor:
         """Normalise ``[B, C, ...]``."""
         if self.mode != "noisy":
-            # Copies: the noisy pass behind this one moves the originals before the backward pass.
+            # Copies: the noisy pass behind this one moves the originals, unseen by autograd, before
+            # the backward pass of this one reads them.
             still = self.running_mean.clone(), self.running_var.clone()
             return F.batch_norm(inputs, *still, self.weight, self.bias)
         mean, var = (self.running_mean, self.running_var) if self.tracking else (None, None)

@@ -84,7 +84,7 @@ class DeviceRolloutBuffer(RolloutBuffer):
     def put_observation(self, observation: Any) -> th.Tensor:
         """Copy observations ``[N, ...]`` into the current step, and return that place."""
         place: th.Tensor = cast(th.Tensor, self.observations)[self.pos]
-        place.copy_(th.as_tensor(observation))
+        place.copy_(th.as_tensor(observation).to(self.device))  # there it is turned around
         return place
 
     def put(
