@@ -18,6 +18,7 @@ Only the source of the transitions differs between the modes, see :mod:`.sources
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
@@ -377,14 +378,16 @@ class DynaDQN(OffPolicyAlgorithm):
         """One update, the same for every source."""
         q_values = self.q_net(batch.observations).gather(1, batch.actions[:, None]).squeeze(1)
         losses = F.smooth_l1_loss(q_values, self._targets(batch), reduction="none")
-        loss = (batch.weights * losses).sum() / batch.weights.sum().clamp(min=1)
+        trusted = batch.weights.sum()
+        loss = (batch.weights * losses).sum() / trusted.clamp(min=1)
 
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         # The only wait for the device in an update.
-        host = th.stack((loss, q_values.mean(), batch.weights.mean())).detach().cpu()
-        check_finite({"loss": host}, self.num_timesteps)  # before it reaches the weights
+        host = th.stack((loss, q_values.mean(), trusted / batch.size)).tolist()
+        if not math.isfinite(host[0]):  # before it reaches the weights
+            check_finite({"losses": losses, "q_values": q_values}, self.num_timesteps)
         if self.max_grad_norm is not None:
             th.nn.utils.clip_grad_norm_(self.q_net.parameters(), self.max_grad_norm)
         optimizer.step()
@@ -392,7 +395,7 @@ class DynaDQN(OffPolicyAlgorithm):
         self._n_updates += 1
         if self._n_updates % self.target_update_interval == 0:
             self._copy_target()
-        for name, value in zip(("q_loss", "q_mean", "trusted"), host.tolist(), strict=True):
+        for name, value in zip(("q_loss", "q_mean", "trusted"), host, strict=True):
             self.logger.record_mean(f"train/{name}", value)
 
     @th.no_grad()
