@@ -165,9 +165,10 @@ def main() -> None:
     parser.add_argument("--functions", type=int, nargs="+", default=[4, 16, 64])
     parser.add_argument("--functions-at", type=int, default=1024)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--report", action="store_true", help="run nothing more")
+    parser.add_argument("--report", action="store_true", help="only the table and the figure")
     args = parser.parse_args()
-    args.command = shlex.join(["python", "benchmarks/ibac_sni/toy.py", *sys.argv[1:]])
+    given = [word for word in sys.argv[1:] if word != "--report"]
+    args.command = shlex.join(["python", "benchmarks/ibac_sni/toy.py", *given])
     RESULTS.mkdir(parents=True, exist_ok=True)
     path, wanted = RESULTS / "toy.jsonl", tasks(args)
     known = {name(record) for record in read(path)}
