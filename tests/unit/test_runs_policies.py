@@ -113,7 +113,7 @@ def test_evaluation_takes_undiscounted_returns_of_whole_episodes() -> None:
     assert set(found.summary()) == {"return_mean", "return_std", "episodes", "normalized"}
 
 
-def test_an_evaluation_uses_at_most_ten_environments() -> None:
+def test_an_evaluation_uses_ten_environments_unless_asked_for_more() -> None:
     env = make_eval_env("CartPole-v1", 25)
     assert env.num_envs == MAX_EVAL_ENVS == 10
     env.close()
