@@ -26,13 +26,13 @@ import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from torch.nn import functional as F  # noqa: N812
 
 from rlzoo.agents.der.c51 import cross_entropy, project
+from rlzoo.agents.der.captured import CapturedAlgorithm
 from rlzoo.agents.der.frames import FrameReplayBuffer, default_stack
 from rlzoo.agents.der.policies import CnnPolicy, DERNetwork, DERPolicy, Head, MlpPolicy
 from rlzoo.agents.der.presets import PRESETS
@@ -55,7 +55,7 @@ from rlzoo.core.seeding import check_seed
 from rlzoo.errors import RefusedError
 
 
-class DER(OffPolicyAlgorithm):
+class DER(CapturedAlgorithm):
     """Data-efficient Rainbow as an SB3 agent. The defaults are the preset ``der``.
 
     ``[DER]`` marks values of the paper as its public reimplementations have them (Kaixhin/Rainbow
@@ -92,6 +92,8 @@ class DER(OffPolicyAlgorithm):
         frame_stack: Frames in an image observation, each of which is stored once; ``"auto"``: 4
             where the channels are a multiple of four, else 1.
         max_grad_norm: Clip of the gradient norm, None for none. [DER] 10.
+        capture: Keep a copy of the replay buffer on the device and replay whole updates, sampling
+            included, as a CUDA graph: True, False, or ``"auto"`` (on CUDA). Not with VecNormalize.
         policy_kwargs: ``net_arch``, ``encoder``, ``shared_hidden``, ``bias_fan``, ``adam_eps``; see
             ``DERPolicy``.
         stats_window_size: As in SB3.
@@ -148,6 +150,7 @@ class DER(OffPolicyAlgorithm):
         image_shift: Annotated[int, NON_NEGATIVE] = 0,
         frame_stack: Annotated[int, AT_LEAST_ONE] | Literal["auto"] = "auto",
         max_grad_norm: Annotated[float, POSITIVE] | None = 10.0,
+        capture: bool | Literal["auto"] = "auto",
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: Annotated[int, AT_LEAST_ONE] = 100,
         tensorboard_log: str | None = None,
@@ -181,6 +184,12 @@ class DER(OffPolicyAlgorithm):
         self.exploration_steps = exploration_steps
         self.image_shift, self.frame_stack = image_shift, frame_stack
         self.max_grad_norm = max_grad_norm
+        self.capture = capture
+        if capture is True and self.device.type != "cuda":
+            raise RefusedError(
+                f"{type(self).__name__}: capture=True on device {self.device}.",
+                "Allowed on CUDA only; leave it at 'auto'.",
+            )
         if not v_min < v_max:
             raise RefusedError(
                 f"{type(self).__name__}: the support from v_min={v_min} to v_max={v_max} is empty.",
@@ -206,6 +215,7 @@ class DER(OffPolicyAlgorithm):
             **self.policy_kwargs,
         ).to(self.device)  # fmt: skip
         self.q_net, self.q_net_target = self.policy.q_net, self.policy.q_net_target
+        self._adopt_optimizer()
         self._convert_train_freq()
 
     def _make_buffer(self) -> PrioritizedReplayBuffer:
@@ -272,40 +282,53 @@ class DER(OffPolicyAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         if self.replay_buffer is None or not self.replay_buffer.can_sample:
             return  # the first window is not complete yet
+        on_device = self._updates_on_device(self.replay_buffer)
         for step in range(gradient_steps):
             if step > 0:  # the first update has the noise of the last action
                 self.q_net.reset_noise()
-            self._update(self.replay_buffer, batch_size)
+            if on_device is None:
+                self._update(self.replay_buffer, batch_size)
+            else:
+                on_device.run(batch_size, self.beta)
+            self._n_updates += 1
+            if self._n_updates % self.target_update_interval == 0:
+                self._copy_target()
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/beta", self.beta)
         self.logger.record("rollout/exploration_rate", self.exploration_rate)
 
     def _update(self, buffer: PrioritizedReplayBuffer, batch_size: int) -> None:
         batch = buffer.sample(batch_size, self._vec_normalize_env)
-        losses, q_values = self._losses(batch)
-        stored = buffer.size() * buffer.n_envs
-        weights = importance_weights(batch.probabilities, stored, self.beta)
-        loss = (weights * losses).mean()
-
-        optimizer = self.policy.optimizer
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        parameters = optimizer.param_groups[0]["params"]  # walking through modules takes longer
-        norm = th.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        losses, results = self._differentiate(batch, buffer.size() * buffer.n_envs, self.beta)
         # The only wait for the device in an update: priorities and what is logged, in one copy.
-        scalars = th.stack((loss.detach(), norm, q_values.mean()))
-        host = th.cat((losses.detach(), scalars)).cpu()
+        host = th.cat((losses, results)).cpu()
         check_finite({"losses": host}, self.num_timesteps)  # before it reaches the weights
         if self.max_grad_norm is not None and host[-2] > self.max_grad_norm:
-            th.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
-        optimizer.step()
+            self._clip(results[1])
+        self.policy.optimizer.step()
         buffer.update_priorities(batch.indices, host[:-3])
+        self._record(host[-3:], 1)
 
-        self._n_updates += 1
-        if self._n_updates % self.target_update_interval == 0:
-            self._copy_target()
-        for name, value in zip(("q_loss", "grad_norm", "q_mean"), host[-3:].tolist(), strict=True):
-            self.logger.record_mean(f"train/{name}", value)
+    def _differentiate(
+        self, batch: PrioritizedSamples, stored: int, beta: float | th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """Set the gradients; return losses ``[B]``, and loss, gradient norm and mean Q value."""
+        losses, q_values = self._losses(batch)
+        weights = importance_weights(batch.probabilities, stored, beta)
+        loss = (weights * losses).mean()
+        self.policy.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = th.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        return losses.detach(), th.stack((loss.detach(), norm, q_values.mean()))
+
+    def _clip(self, norm: th.Tensor) -> None:
+        if self.max_grad_norm is not None:
+            th.nn.utils.clip_grads_with_norm_(self._parameters, self.max_grad_norm, norm)
+
+    def _record(self, sums: th.Tensor, n: int) -> None:
+        for name, total in zip(("q_loss", "grad_norm", "q_mean"), sums.tolist(), strict=True):
+            for _ in range(n):
+                self.logger.record_mean(f"train/{name}", total / n)
 
     def _losses(self, batch: PrioritizedSamples) -> tuple[th.Tensor, th.Tensor]:
         """Return losses and Q values of the actions taken, without weights: ``[B]`` each."""
@@ -354,10 +377,12 @@ class DER(OffPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> Self:
         """Train as in SB3; ``beta_final`` is reached after ``total_timesteps``."""
-        return super().learn(
+        super().learn(
             total_timesteps, callback, log_interval, tb_log_name,  # type: ignore[arg-type]
             reset_num_timesteps, progress_bar,
         )  # fmt: skip
+        self._synchronize()
+        return self
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "q_net", "q_net_target"]

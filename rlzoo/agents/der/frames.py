@@ -81,8 +81,6 @@ class FrameReplayBuffer(PrioritizedReplayBuffer):
         self.extra_rows = np.zeros(n_extras, np.int64)
         self.newest = np.zeros((n_envs, k, *self.frame_shape), dtype)
         self.newest_stack = np.full((n_envs, k), _BLANK, np.int32)
-        self.n_added = 0
-        """Rows ever added, as many as calls of ``add``."""
         self.n_extras = 0
         """Extra frames ever stored."""
         self.n_lost = 0
@@ -115,7 +113,6 @@ class FrameReplayBuffer(PrioritizedReplayBuffer):
         # Until the next row says where its newest frame is.
         self.next_stacks[row] = _BLANK
         self.frames[row], self.newest[...] = obs[:, -1], next_obs
-        self.n_added += 1
 
     def _locate(self, row: int, env: int, obs: NDArray[Any]) -> NDArray[np.int32]:
         """Find the frames of the first observation after a reset, newest in ``row``."""

@@ -31,10 +31,10 @@ class PrioritizedSamples(NamedTuple):
     rewards: th.Tensor  # [B, 1], sum of gamma^k r_k over the window
     discounts: th.Tensor  # [B, 1], gamma to the number of steps in the window
     probabilities: th.Tensor  # [B], float64
-    indices: th.Tensor  # [B], int64, for update_priorities
+    indices: th.Tensor  # [B], int64, for update_priorities of whatever drew them
 
 
-def importance_weights(probabilities: th.Tensor, size: int, beta: float) -> th.Tensor:
+def importance_weights(probabilities: th.Tensor, size: int, beta: float | th.Tensor) -> th.Tensor:
     """Return ``(N P)^-beta`` over its largest value in the batch, float32."""
     weights = (size * probabilities) ** -beta
     return (weights / weights.max()).float()
@@ -87,6 +87,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         self.optimize_memory_usage, self.handle_timeout_termination = False, True
         self.n_steps, self.gamma, self.exponent = n_steps, gamma, exponent
         self.max_priority = 1.0
+        self.n_added = 0
+        """Rows ever added, as many as calls of ``add``."""
         shape = (self.buffer_size, n_envs)
         dtype = self._maybe_cast_dtype(action_space.dtype)
         self.actions = np.zeros((*shape, self.action_dim), dtype)
@@ -157,6 +159,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         row, going_on = self.pos, self._cut_broken(obs)
         self._release_ended()
         self._write_observations(row, obs, next_obs, going_on)
+        self.n_added += 1
         self.actions[row] = np.asarray(action).reshape(self.n_envs, self.action_dim)
         self.rewards[row] = reward
         self.dones[row] = done

@@ -19,6 +19,9 @@ class SumTree:
         n_leaves: Number of values.
     """
 
+    changes: dict[int, float] | None = None
+    """Where it is a dictionary, what is set is noted there by index: for a copy elsewhere."""
+
     def __init__(self, n_leaves: int) -> None:
         self.n_leaves = n_leaves
         self.depth = max(n_leaves - 1, 0).bit_length()
@@ -37,6 +40,9 @@ class SumTree:
 
     def set(self, indices: Indices, values: Values | float) -> None:
         """Set values by index; of an index that occurs twice, the last one counts."""
+        if self.changes is not None:
+            noted = np.broadcast_to(values, indices.shape).tolist()
+            self.changes.update(zip(indices.tolist(), noted, strict=True))
         nodes, at = self.nodes, self._first + indices
         nodes[at] = values
         for _ in range(self.depth):
