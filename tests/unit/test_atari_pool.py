@@ -14,6 +14,7 @@ from rlzoo import DER
 from rlzoo.agents.registry import get_agent
 from rlzoo.config.resolve import resolve
 from rlzoo.envs import TrainingVecEnv, make_env, make_vec, policy_for
+from rlzoo.envs.envpool_vec import Batch
 from rlzoo.errors import RefusedError
 from rlzoo.runs.evaluate import make_eval_env
 from rlzoo.runs.train import environments
@@ -127,6 +128,15 @@ def test_life_loss_and_clipping_can_be_chosen_one_by_one() -> None:
         steps = [vec.step(row) for row in moves(vec, 500)]
         assert any(step[2][0] for step in steps) == life_loss
         assert (max(step[1][0] for step in steps) == 1) == clip
+
+
+def test_no_life_is_lost_with_the_last_one() -> None:
+    """Some games go on for a few frames with no life left, as SB3's wrapper says."""
+    vec = pool(n_envs=3, training=True)
+    vec._lives[:] = [3, 1, 2]
+    nothing = np.zeros(3, bool)
+    batch = Batch(None, nothing, nothing, nothing, {"lives": np.array([2, 0, 2])})
+    assert vec._ends(batch, nothing).tolist() == [True, False, False]
 
 
 def test_the_emulator_is_that_of_the_protocol_and_can_be_changed() -> None:
