@@ -221,16 +221,18 @@ def test_the_preset_follows_the_device_and_says_who_chose_it(
 
 # --- files ---------------------------------------------------------------------------------------
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = sorted(
     path
-    for path in (Path(__file__).parents[2] / "configs").rglob("*.yaml")
+    for path in CONFIGS.rglob("*.yaml")
     if path.name != "search.yaml"  # see test_tune_space.py
 )
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_shipped_file_resolves_for_every_preset_and_builds(path: Path) -> None:
-    spec, env_id = AGENTS[path.parent.name], path.stem
+    agent, *parts = path.relative_to(CONFIGS).with_suffix("").parts
+    spec, env_id = AGENTS[agent], "/".join(parts)  # ids may have a namespace
     if env_id == "default":
         env_id = load_yaml(path)[0]["env"]
         assert env_id == spec.default_env
