@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -292,6 +293,8 @@ def load_procgen(what: str) -> str:
     Raises:
         RefusedError: If one of them cannot be loaded.
     """
+    if importlib.util.find_spec("envpool") is None:
+        import_envpool(what)  # refuses; that is to be said first
     qt = load_qt(what)
     import_envpool(what)
     module = importlib.import_module("envpool.procgen")
