@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rlzoo-installed
 EXTRAS_TESTS := tests/unit/test_benchmark_ray.py tests/unit/test_tune.py tests/unit/test_atari.py \
+	tests/unit/test_atari_suite.py \
 	tests/cli/test_record.py tests/faults/test_video_faults.py
 PYTEST := $(BIN)/python -m pytest
 
