@@ -4,7 +4,8 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rlzoo-installed
 EXTRAS_TESTS := tests/unit/test_benchmark_ray.py tests/unit/test_tune.py tests/unit/test_atari.py \
-	tests/unit/test_atari_suite.py \
+	tests/unit/test_atari_suite.py tests/unit/test_atari_pool.py tests/unit/test_envpool_vec.py \
+	tests/unit/test_procgen.py tests/unit/test_qt.py \
 	tests/cli/test_record.py tests/faults/test_video_faults.py
 PYTEST := $(BIN)/python -m pytest
 
@@ -33,8 +34,11 @@ test: install  ## Run the tests that CI runs.
 test-learning: install  ## Run the learning checks that take minutes to an hour.
 	$(PYTEST) -m learning -s
 
-test-extras: install  ## Run the tests of Ray, Optuna, videos and Atari (installs them).
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray,tune,video,atari]'
+test-extras: install  ## Run the tests of Ray, Optuna, videos, Atari, Procgen, MiniGrid (installs them).
+	python3 -c 'import ctypes; ctypes.CDLL("libGL.so.1"); ctypes.CDLL("libglib-2.0.so.0")' 2>/dev/null \
+		|| apt-get install -y --no-install-recommends libgl1 libglib2.0-0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+		--editable '.[dev,ray,tune,video,atari,coinrun,minigrid]'
 	$(PYTEST) $(EXTRAS_TESTS) -n 2 --dist worksteal
 
 test-browser: install  ## Read the leaderboard in headless Chromium; keeps screenshots.
@@ -54,10 +58,11 @@ format: install  ## Format the code.
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: install  ## Time BEAR's update against d3rlpy's and the floor, DER, the collector, checkpoints.
+bench: install  ## Time BEAR's update against d3rlpy's and the floor, DER, the collector, envpool, checkpoints.
 	$(BIN)/python benchmarks/speed/bear.py --d3rlpy-venv .venvs/d3rlpy
 	$(BIN)/python benchmarks/speed/der.py
 	$(BIN)/python benchmarks/speed/collect.py
+	$(BIN)/python benchmarks/speed/envs.py
 	$(BIN)/python benchmarks/speed/checkpoint.py
 	$(BIN)/python benchmarks/speed/checkpoint_share.py
 
