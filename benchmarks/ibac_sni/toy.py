@@ -124,6 +124,7 @@ def write(args: argparse.Namespace, records: Sequence[Mapping[str, Any]]) -> Non
         "Cross-entropy in nats per test signal, noise suspended; mean ± standard error over seeds.",
         f"{args.samples:,} samples seen, learning rate {args.rate:g}, seeds "
         f"{' '.join(map(str, args.seeds))}. beta 1e-3 (nats), weight decay 1e-3, dropout 0.5.",
+        "n: seeds that were run; a row with fewer is not complete.",
         "",
         *table(records, every),
         "",
