@@ -10,8 +10,6 @@ from torch.nn import functional as F  # noqa: N812
 
 KLUnit = Literal["bits", "nats"]
 
-_LARGE = 1 << 16
-
 
 class Gaussian(NamedTuple):
     """A diagonal Gaussian ``q(z|x)``; all fields ``[B, d]``."""
@@ -51,26 +49,8 @@ def kl_to_prior(q: Gaussian, unit: KLUnit) -> th.Tensor:
 
 def draw(q: Gaussian, n_samples: int) -> th.Tensor:
     """Return ``z_k = mu + sigma eps_k``, ``[K, B, d]``; gradients reach mu and rho."""
-    noise = standard_normal((n_samples, *q.mu.shape), q.mu)
+    noise = th.randn((n_samples, *q.mu.shape), dtype=q.mu.dtype, device=q.mu.device)
     return th.addcmul(q.mu, q.sigma, noise)
-
-
-def standard_normal(shape: tuple[int, ...], like: th.Tensor) -> th.Tensor:
-    """Return independent standard normal numbers with type and device of ``like``.
-
-    torch's ``randn`` on a CPU with AVX-512 computes them one by one. Large blocks are drawn here by
-    the Box-Muller transform, in vectorised calls, several times as fast.
-    """
-    n = math.prod(shape)
-    if like.is_cuda or like.dtype != th.float32 or n < _LARGE or n % 2:
-        return th.randn(shape, dtype=like.dtype, device=like.device)
-    # 64 random bits are the two uniform numbers of one pair of normal ones.
-    bits = th.empty(n // 2, dtype=th.int64).random_(-(2**63), None).view(th.int32)
-    uniform = bits.float().mul_(2.0**-32)  # [-1/2, 1/2]
-    # In (0, 1], and fine-grained near zero, where the large numbers come from.
-    radius = uniform[: n // 2].abs_().mul_(2).clamp_(2.0**-32).log_().mul_(-2).sqrt_()
-    angle = uniform[n // 2 :].mul_(2 * math.pi)
-    return th.cat((radius * angle.cos(), radius * angle.sin())).view(shape)
 
 
 def mixture_log_prob(log_probs: th.Tensor) -> th.Tensor:
