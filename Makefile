@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.rlzoo-installed
 EXTRAS_TESTS := tests/unit/test_benchmark_ray.py tests/unit/test_tune.py tests/unit/test_atari.py \
 	tests/unit/test_atari_suite.py tests/unit/test_atari_pool.py tests/unit/test_envpool_vec.py \
-	tests/unit/test_procgen.py tests/unit/test_qt.py \
+	tests/unit/test_procgen.py tests/unit/test_qt.py tests/unit/test_multiroom.py \
+	tests/unit/test_multiroom_levels.py \
 	tests/cli/test_record.py tests/faults/test_video_faults.py
 PYTEST := $(BIN)/python -m pytest
 
@@ -58,11 +59,14 @@ format: install  ## Format the code.
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: install  ## Time BEAR's update against d3rlpy's and the floor, DER, the collector, envpool, checkpoints.
+bench: install  ## Time every agent's inner loop against its peers, environments, collector, checkpoints.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,atari,coinrun,minigrid]'
 	$(BIN)/python benchmarks/speed/bear.py --d3rlpy-venv .venvs/d3rlpy
 	$(BIN)/python benchmarks/speed/der.py
+	$(BIN)/python benchmarks/speed/ibac_sni.py
 	$(BIN)/python benchmarks/speed/collect.py
 	$(BIN)/python benchmarks/speed/envs.py
+	$(BIN)/python benchmarks/speed/multiroom.py
 	$(BIN)/python benchmarks/speed/checkpoint.py
 	$(BIN)/python benchmarks/speed/checkpoint_share.py
 

@@ -11,19 +11,11 @@ from rlzoo.cli import options
 
 
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL|RUN",
-            help="model.zip, run folder, random, or a shipped policy such as hopper/expert.",
-        ),
-    ],
+    model: options.Policy,
     env: options.Env = None,
     episodes: Annotated[int, typer.Option(metavar="N", help="Whole episodes to run.")] = 10,
     seed: options.Seed = 0,
-    stochastic: Annotated[
-        bool, typer.Option("--stochastic", help="Sample actions instead of taking the best.")
-    ] = False,
+    stochastic: options.Stochastic = False,
     eval_epsilon: Annotated[
         float | None,
         typer.Option(metavar="P", help="Share of random actions, 0 to 1; by default the run's."),

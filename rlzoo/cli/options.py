@@ -30,6 +30,28 @@ ConfigFile = Annotated[
         "--config", metavar="FILE", help="YAML file of settings, or config.yaml of a run."
     ),
 ]
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID|PATH",
+        help="Recipe (collected if absent), Minari id, Minari folder or D4RL .hdf5 file.",
+    ),
+]
+EvalFreq = Annotated[int | None, typer.Option(metavar="N", help="Steps between evaluations.")]
+EvalEpisodes = Annotated[int | None, typer.Option(metavar="N", help="Episodes per evaluation.")]
+Threads = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Threads of torch on the CPU, per process.")
+]
+Policy = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL|RUN",
+        help="model.zip, run folder, random, or a shipped policy such as hopper/expert.",
+    ),
+]
+Stochastic = Annotated[
+    bool, typer.Option("--stochastic", help="Sample actions instead of taking the best.")
+]
 Trust = Annotated[
     bool,
     typer.Option("--trust", help="Unpickle a model that rlzoo did not save: this runs its code."),

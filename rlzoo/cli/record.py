@@ -12,13 +12,7 @@ from rlzoo.cli import options
 
 
 def record(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL|RUN",
-            help="model.zip, run folder, random, or a shipped policy such as hopper/expert.",
-        ),
-    ],
+    model: options.Policy,
     env: options.Env = None,
     episodes: Annotated[int, typer.Option(metavar="N", help="Episodes, one video each.")] = 1,
     seed: options.Seed = 0,
@@ -29,9 +23,7 @@ def record(
             help="Where to write; videos/ of the run, or beside the model, by default.",
         ),
     ] = None,
-    stochastic: Annotated[
-        bool, typer.Option("--stochastic", help="Sample actions instead of taking the best.")
-    ] = False,
+    stochastic: options.Stochastic = False,
     device: options.Device = "auto",
     trust: options.Trust = False,
     agent: options.TrustedAgent = None,

@@ -20,9 +20,7 @@ def resume(
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="Another device than that of the run.")
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Threads of torch on the CPU.")
-    ] = None,
+    threads: options.Threads = None,
     force: options.Force = False,
 ) -> None:
     """Continue a run that was stopped or killed, or make a finished one longer with --steps."""

@@ -17,13 +17,7 @@ def train(
     context: typer.Context,
     agent: Annotated[str | None, typer.Argument(help="Name of the agent; see: rlzoo list.")] = None,
     env: options.Env = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ID|PATH",
-            help="Recipe (collected if absent), Minari id, Minari folder or D4RL .hdf5 file.",
-        ),
-    ] = None,
+    dataset: options.Dataset = None,
     steps: Annotated[
         int | None,
         typer.Option(
@@ -39,12 +33,8 @@ def train(
     preset: options.Preset = None,
     overrides: options.Overrides = None,
     config: options.ConfigFile = None,
-    eval_freq: Annotated[
-        int | None, typer.Option(metavar="N", help="Steps between evaluations.")
-    ] = None,
-    eval_episodes: Annotated[
-        int | None, typer.Option(metavar="N", help="Episodes per evaluation.")
-    ] = None,
+    eval_freq: options.EvalFreq = None,
+    eval_episodes: options.EvalEpisodes = None,
     eval_epsilon: Annotated[
         float | None,
         typer.Option(metavar="P", help="Share of random actions in evaluations, 0 to 1."),
@@ -52,9 +42,7 @@ def train(
     n_envs: Annotated[
         int | None, typer.Option(metavar="N", help="Environments side by side.")
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Threads of torch on the CPU.")
-    ] = None,
+    threads: options.Threads = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Deterministic algorithms on CUDA; slower.")
     ] = False,

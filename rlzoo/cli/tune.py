@@ -43,22 +43,14 @@ def tune(
         Path | None,
         typer.Option(metavar="FILE", help="Search space; configs/AGENT/search.yaml by default."),
     ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(metavar="ID|PATH", help="As for rlzoo train.")
-    ] = None,
+    dataset: options.Dataset = None,
     device: options.Device = "auto",
     preset: options.Preset = None,
     overrides: options.Overrides = None,
     config: options.ConfigFile = None,
-    eval_freq: Annotated[
-        int | None, typer.Option(metavar="N", help="Steps between evaluations.")
-    ] = None,
-    eval_episodes: Annotated[
-        int | None, typer.Option(metavar="N", help="Episodes per evaluation.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Threads of torch per process.")
-    ] = None,
+    eval_freq: options.EvalFreq = None,
+    eval_episodes: options.EvalEpisodes = None,
+    threads: options.Threads = None,
 ) -> None:
     """Search for good settings; a study can be stopped, continued, and worked on by several."""
     from rlzoo.cli.console import ConsoleProgress
