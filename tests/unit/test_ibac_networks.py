@@ -11,12 +11,11 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from ibac_testing import IMAGE, cnn, mlp
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
 
 from rlzoo.agents.ibac_sni import IBACSNI
 from rlzoo.agents.ibac_sni.bottleneck import kl_to_prior
-from rlzoo.agents.ibac_sni.encoders import initialise
+from rlzoo.agents.ibac_sni.encoders import Residual, initialise
 from rlzoo.agents.ibac_sni.policies import IBACPolicy
 from rlzoo.errors import RefusedError
 
@@ -90,6 +89,14 @@ def test_initial_weights() -> None:
     before = grid.trunk[0].weight.clone()
     initialise(grid, "grid")  # convolutions stay as torch makes them
     assert th.equal(before, grid.trunk[0].weight)
+
+
+def test_a_residual_block_adds_two_convolutions_to_its_input() -> None:
+    th.manual_seed(0)
+    block, x = Residual(4, norm=False), th.randn(2, 4, 5, 5)
+    expected = x + block.second(block.first(x.relu()).relu())
+    th.testing.assert_close(block(x.clone()), expected)
+    assert not th.allclose(expected, x, atol=0.1)
 
 
 def test_scales_of_images_and_activations() -> None:
@@ -195,14 +202,16 @@ def agent(n_envs: int = 4, **kwargs: Any) -> IBACSNI:
 
 
 def test_it_learns_from_images_that_sb3_turns_around() -> None:
-    model = agent(policy_kwargs={"encoder": "grid"}).learn(4_000)
+    model = agent(policy_kwargs={"encoder": "grid"}, learning_rate=1e-3).learn(4_000)
     assert isinstance(model.get_env(), VecTransposeImage)
     assert model.observation_space.shape == (3, 16, 16)
-    mean, _ = evaluate_policy(model, DummyVecEnv([Colours]), 20, warn=False)
-    assert mean > 5.5  # 7 steps of 1; chance has 2.3
-    frame = Colours().reset(seed=3)[0]
-    action, _ = model.predict(frame, deterministic=True)  # channels last, one image
-    assert action.shape == ()
+    env, right = Colours(), []
+    for seed in range(60):
+        frame, _ = env.reset(seed=seed)
+        action, _ = model.predict(frame, deterministic=True)  # channels last, one image
+        assert action.shape == ()
+        right.append(action == env.colour)
+    assert np.mean(right) > 0.75  # chance: 1/3
 
 
 def test_saved_and_trained_on_alike(tmp_path: Path) -> None:
