@@ -15,10 +15,20 @@ def evaluate(
     env: options.Env = None,
     episodes: Annotated[int, typer.Option(metavar="N", help="Whole episodes to run.")] = 10,
     seed: options.Seed = 0,
-    stochastic: options.Stochastic = False,
+    stochastic: Annotated[
+        bool | None,
+        typer.Option(
+            "--stochastic/--greedy",
+            help="Sample actions, or take the best; by default as the run does.",
+        ),
+    ] = None,
     eval_epsilon: Annotated[
         float | None,
         typer.Option(metavar="P", help="Share of random actions, 0 to 1; by default the run's."),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="One of the run's eval_splits, such as train."),
     ] = None,
     device: options.Device = "auto",
     trust: options.Trust = False,
@@ -31,8 +41,9 @@ def evaluate(
     from rlzoo.runs.policies import evaluate_policy_spec
 
     env_id, found = evaluate_policy_spec(
-        model, env, episodes, seed, not stochastic, device, trust, agent, eval_epsilon
-    )
+        model, env, episodes, seed, None if stochastic is None else not stochastic, device, trust,
+        agent, eval_epsilon, split,
+    )  # fmt: skip
     if as_json:
         print(json.dumps({"model": model, "env": env_id, "seed": seed, **found.as_dict()}))
         return

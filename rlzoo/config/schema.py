@@ -97,6 +97,9 @@ class RunSettings:
             that counts; None takes ``eval_episodes``.
         eval_epsilon: Share of uniformly random actions in evaluations, from a stream of its own.
         eval_envs: Most environments that evaluations play in side by side, in one batch.
+        eval_deterministic: Take the likeliest action in evaluations; otherwise draw it.
+        eval_splits: Other ways in which the policy is evaluated, by name: training levels, other
+            tasks, greedy actions; see :class:`rlzoo.config.splits.EvalSplit`.
         checkpoint_freq: Steps between two checkpoints.
         n_envs: Number of environments that run side by side.
         dataset: Id or path of the data set of an offline agent; None takes the default one of the
@@ -117,6 +120,8 @@ class RunSettings:
     final_eval_episodes: Annotated[int, AT_LEAST_ONE] | None = None
     eval_epsilon: Annotated[float, UNIT] = 0.0
     eval_envs: Annotated[int, AT_LEAST_ONE] = 10
+    eval_deterministic: bool = True
+    eval_splits: dict[str, dict[str, Any]] = field(default_factory=dict)
     checkpoint_freq: Annotated[int, AT_LEAST_ONE] = 50_000
     n_envs: Annotated[int, AT_LEAST_ONE] = 1
     dataset: str | None = None
@@ -165,9 +170,9 @@ def arguments_of(callable_: Callable[..., Any]) -> dict[str, Argument]:
     return found
 
 
-def run_arguments() -> dict[str, Argument]:
-    """Return the arguments of the ``run`` section."""
-    hints = get_type_hints(RunSettings, include_extras=True)
+def run_arguments(settings: type[Any] = RunSettings) -> dict[str, Argument]:
+    """Return the arguments of the ``run`` section, or of another dataclass of settings."""
+    hints = get_type_hints(settings, include_extras=True)
     return {
         f.name: Argument(
             f.name,
@@ -175,7 +180,7 @@ def run_arguments() -> dict[str, Argument]:
             f.default if f.default_factory is MISSING else f.default_factory(),
             _range_in(hints[f.name]),
         )
-        for f in fields(RunSettings)
+        for f in fields(settings)
     }
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecEnv
 
 from rlzoo.core.offline import OfflineAlgorithm
@@ -21,6 +23,10 @@ from rlzoo.runs.evaluate import Evaluation, evaluate
 from rlzoo.runs.outputs import RunLogger
 from rlzoo.runs.progress import Progress
 from rlzoo.runs.signals import StopNowError, StopSignals
+from rlzoo.runs.splits import Splits, scalars_of
+
+FINAL = "final"
+"""Name of the evaluation of the final policy."""
 
 OnEvaluation = Callable[[int, float], bool]
 """Gets step and mean return of every evaluation of a training; False stops it after a checkpoint,
@@ -44,16 +50,19 @@ class Evaluator:
         stop: A signal breaks an evaluation off; it is repeated when the run goes on.
         on_evaluation: Told about every point of the curve; may stop the training.
         epsilon: Share of random actions in evaluations.
+        deterministic: Take the likeliest actions.
+        splits: What else is evaluated every time.
     """
 
     def __init__(
         self, run: RunDirectory, env: VecEnv, env_id: str, eval_freq: int, episodes: int, seed: int,
         progress: Progress, stop: StopSignals, on_evaluation: OnEvaluation | None = None,
-        epsilon: float = 0.0,
+        epsilon: float = 0.0, deterministic: bool = True, splits: Splits | None = None,
     ) -> None:  # fmt: skip
         self.run, self.env, self.env_id, self.eval_freq = run, env, env_id, eval_freq
         self.episodes, self.seed, self.progress, self.stop = episodes, seed, progress, stop
         self.on_evaluation, self.epsilon = on_evaluation, epsilon
+        self.deterministic, self.splits = deterministic, splits
         self.curve: list[tuple[int, Evaluation]] = []
         self.seconds = 0.0
 
@@ -63,24 +72,27 @@ class Evaluator:
         return step // self.eval_freq > last // self.eval_freq
 
     def evaluate(
-        self, model: BaseAlgorithm, name: str | None = None, episodes: int | None = None
+        self, model: PolicyPredictor, name: str | int, episodes: int | None = None
     ) -> Evaluation:
-        """Run the episodes, and count the time that they take.
+        """Run the episodes, of splits as well, and count the time that they take.
 
         Args:
             model: The agent.
-            name: Name of the evaluation, by default its step.
+            name: Name of the evaluation: its step, or :data:`FINAL` when the training is over.
             episodes: Another number of episodes.
 
         Raises:
             StopNowError: If a signal asked for an end.
         """
-        started = time.monotonic()
+        started, episodes = time.monotonic(), episodes or self.episodes
         with self.stop.at_once():
             found = evaluate(
-                model, self.env, self.env_id, episodes or self.episodes, self.seed,
-                name or model.num_timesteps, epsilon=self.epsilon,
+                model, self.env, self.env_id, episodes, self.seed, name, self.deterministic,
+                self.epsilon,
             )  # fmt: skip
+            if self.splits is not None:
+                others = self.splits.evaluate(model, self.seed, name, episodes, name == FINAL)
+                found = replace(found, splits=others)
         self.seconds += time.monotonic() - started
         return found
 
@@ -91,14 +103,11 @@ class Evaluator:
             StopNowError: If a signal, or whoever is told about it, asked for an end.
         """
         step, best = model.num_timesteps, self.best
-        result = self.evaluate(model)
+        result = self.evaluate(model, step)
         self.curve.append((step, result))
         logger = model.logger
-        logger.record("eval/mean_reward", result.return_mean)
-        logger.record("eval/std_reward", result.return_std)
-        logger.record("eval/mean_ep_length", result.length_mean)
-        if result.normalized is not None:
-            logger.record("eval/normalized", result.normalized)
+        for name, value in scalars_of(result).items():
+            logger.record(name, value)
         logger.record("time/total_timesteps", step, exclude="tensorboard")
         logger.dump(step)
         self.progress.update(step, f"return {result.return_mean:.0f}")

@@ -14,10 +14,10 @@ have with 0.001 and without which a policy may be stuck in one place for half an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -56,6 +56,9 @@ class Evaluation:
         length_mean: Mean length in steps.
         normalized: The mean on the scale of :mod:`rlzoo.core.tasks.scores`; None where the
             environment has none.
+        success_rate: Share of episodes that ended with a true ``is_success`` in their info; None
+            where the environment does not tell.
+        splits: What else was evaluated, by name; see :mod:`rlzoo.runs.splits`.
     """
 
     return_mean: float
@@ -63,15 +66,40 @@ class Evaluation:
     episodes: int
     length_mean: float
     normalized: float | None
+    success_rate: float | None = None
+    splits: Mapping[str, Evaluation] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return asdict(self)
+        """Return the fields by name; ``success_rate`` and ``splits`` where there are any."""
+        optional = {"success_rate": self.success_rate is None, "splits": not self.splits}
+        return {name: v for name, v in asdict(self).items() if not optional.get(name, False)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the evaluation of :meth:`as_dict`."""
+        splits = {n: cls.from_dict(split) for n, split in values.get("splits", {}).items()}
+        return cls(**{**values, "splits": splits})
 
     def summary(self) -> dict[str, Any]:
         """Return the fields that ``result.json`` has."""
         names = ("return_mean", "return_std", "episodes", "normalized")
-        return {name: getattr(self, name) for name in names}
+        success = {} if self.success_rate is None else {"success_rate": self.success_rate}
+        return {**{name: getattr(self, name) for name in names}, **success}
+
+
+class Episodes(NamedTuple):
+    """Whole episodes, in the order in which they ended.
+
+    Args:
+        returns: Undiscounted returns, ``[episodes]``.
+        lengths: Lengths in steps, ``[episodes]``.
+        successes: Whether the environment called them a success, ``[episodes]``; None if it does
+            not tell.
+    """
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.float64]
+    successes: NDArray[np.bool_] | None
 
 
 def make_eval_env(
@@ -90,6 +118,7 @@ def evaluate(
     name: str | int = "eval",
     deterministic: bool = True,
     epsilon: float = 0.0,
+    first_seed: int | None = None,
 ) -> Evaluation:
     """Run whole episodes.
 
@@ -105,20 +134,22 @@ def evaluate(
         name: Name of the evaluation, which keeps its streams apart from those of training.
         deterministic: Passed to ``predict``.
         epsilon: Share of uniformly random actions, in [0, 1].
+        first_seed: As in :func:`play_episodes`.
 
     Raises:
         RefusedError: As :class:`RandomShare`.
     """
-    returns, lengths = run_episodes(
-        model, env, episodes, seed, name, deterministic, epsilon=epsilon
+    found = play_episodes(
+        model, env, episodes, seed, name, deterministic, epsilon=epsilon, first_seed=first_seed
     )
-    mean = float(np.mean(returns))
+    mean = float(np.mean(found.returns))
     return Evaluation(
         return_mean=mean,
-        return_std=float(np.std(returns)),
-        episodes=len(returns),
-        length_mean=float(np.mean(lengths)),
+        return_std=float(np.std(found.returns)),
+        episodes=len(found.returns),
+        length_mean=float(np.mean(found.lengths)),
         normalized=normalized_score(env_id, mean),
+        success_rate=None if found.successes is None else float(np.mean(found.successes)),
     )
 
 
@@ -132,6 +163,22 @@ def run_episodes(
     first: int = 0,
     epsilon: float = 0.0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return undiscounted returns and lengths of :func:`play_episodes`."""
+    found = play_episodes(model, env, episodes, seed, name, deterministic, first, epsilon)
+    return found.returns, found.lengths
+
+
+def play_episodes(
+    model: PolicyPredictor,
+    env: VecEnv,
+    episodes: int,
+    seed: int,
+    name: str | int = "eval",
+    deterministic: bool = True,
+    first: int = 0,
+    epsilon: float = 0.0,
+    first_seed: int | None = None,
+) -> Episodes:
     """Run whole episodes as :func:`evaluate` does.
 
     Args:
@@ -143,27 +190,27 @@ def run_episodes(
         deterministic: Passed to ``predict``.
         first: Number of the first episode; those of an evaluation start as these do one by one.
         epsilon: Share of uniformly random actions, in [0, 1].
-
-    Returns:
-        Undiscounted returns and lengths, each ``[episodes]``, in the order in which they ended.
+        first_seed: Environment ``i`` gets the seed ``first_seed + i``, whatever ``seed`` is, so
+            that with as many environments as episodes the same episodes are played every time.
 
     Raises:
         RefusedError: As :class:`RandomShare`.
     """
     # VecEnv.seed adds the index of the environment; named streams do not overlap.
     numbers = [first + index for index in range(env.num_envs)]
-    env._seeds = [stream(seed, "eval", name, number) for number in numbers]
+    if first_seed is None:
+        env._seeds = [stream(seed, "eval", name, number) for number in numbers]
+    else:
+        env._seeds = [first_seed + number for number in numbers]
     share = RandomShare(
         env.action_space, epsilon, [stream(seed, "eval", name, "epsilon", n) for n in numbers]
     )
     states = get_states()
     seed_everything(stream(seed, "eval", name, *(("from", first) if first else ())))
     try:
-        found = _play(model, env, episodes, deterministic, share)
+        return _play(model, env, episodes, deterministic, share)
     finally:
         set_states(states)
-    returns, lengths = (np.asarray(values, dtype=np.float64) for values in found)
-    return returns, lengths
 
 
 class RandomShare:
@@ -212,7 +259,7 @@ def _uniform(space: gym.Space[Any], epsilon: float) -> RandomPolicy:
 
 def _play(
     model: PolicyPredictor, env: VecEnv, episodes: int, deterministic: bool, share: RandomShare
-) -> tuple[list[float], list[float]]:
+) -> Episodes:
     """Play every environment's share of the episodes; see the top of this module."""
     n = min(env.num_envs, episodes)
     left = np.zeros(env.num_envs, np.int64)
@@ -222,7 +269,7 @@ def _play(
     vec, places = _those(env, np.flatnonzero(left))
     observations, state = vec.reset(), None
     starts, totals, lengths = (np.ones(len(places), bool), *np.zeros((2, len(places))))
-    returns, durations = [], []
+    ended: list[tuple[float, float, bool | None]] = []
     while left.any():
         actions, state = model.predict(
             observations,  # type: ignore[arg-type]
@@ -237,8 +284,8 @@ def _play(
             )
             if episode is not None and left[places[row]]:
                 left[places[row]] -= 1
-                returns.append(float(episode["r"]))
-                durations.append(float(episode["l"]))
+                success = infos[row].get("is_success")
+                ended.append((episode["r"], episode["l"], success))
             totals[row] = lengths[row] = 0.0
         # Nobody but a policy knows how its state is cut into rows.
         if state is None and left.any() and not left[places].all():
@@ -247,7 +294,12 @@ def _play(
             if smaller is not vec:
                 vec, places, observations = smaller, kept, _rows(observations, keep)
                 starts, totals, lengths = starts[keep], totals[keep], lengths[keep]
-    return returns, durations
+    returns, durations, successes = zip(*ended, strict=True)
+    return Episodes(
+        np.array(returns, np.float64),
+        np.array(durations, np.float64),
+        None if None in successes else np.array(successes, bool),
+    )
 
 
 def _those(env: VecEnv, places: NDArray[np.int64]) -> tuple[VecEnv, NDArray[np.int64]]:

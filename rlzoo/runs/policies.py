@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rlzoo.agents.registry import get_agent
 from rlzoo.config import load_yaml
+from rlzoo.config.schema import RunSettings, run_arguments
 from rlzoo.core.safe_zip import load_model
 from rlzoo.core.seeding import check_seed
 from rlzoo.core.tasks.ids import canonical
@@ -21,8 +22,13 @@ from rlzoo.data.behaviours import load_behaviour
 from rlzoo.data.policies import RandomPolicy, uniform_actions
 from rlzoo.data.recipes import BEHAVIOURS, ENV_NAMES
 from rlzoo.envs import make_env
+from rlzoo.envs.blind import RightJump
 from rlzoo.errors import RefusedError, did_you_mean
-from rlzoo.runs.evaluate import Evaluation, evaluate, make_eval_env
+from rlzoo.runs.evaluate import Evaluation
+from rlzoo.runs.splits import Where
+
+RIGHT_JUMP = "right-jump"
+"""Blind policy for CoinRun, see :class:`rlzoo.envs.blind.RightJump`."""
 
 
 class RandomActions(RandomPolicy):
@@ -59,28 +65,26 @@ class Located:
     """What a specification of a policy names.
 
     Args:
-        kind: ``"random"``, ``"behaviour"`` or ``"model"``.
+        kind: ``"random"``, ``"right-jump"``, ``"behaviour"`` or ``"model"``.
         env_id: Environment that it belongs to, None if that is not known.
         level: Level of a behaviour.
         path: Model file.
-        env_kwargs: Keyword arguments of the environment of a run.
-        eval_epsilon: Share of random actions in the evaluations of a run.
+        run: Settings of the run that a model lies in; the defaults without one.
     """
 
     kind: str
     env_id: str | None = None
     level: str = ""
     path: Path | None = None
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-    eval_epsilon: float = 0.0
+    run: RunSettings = field(default_factory=RunSettings)
 
 
 def locate(spec: str, env_id: str | None = None) -> Located:
     """Find out what a specification names; nothing is loaded.
 
     Args:
-        spec: ``"random"``, ``"medium"``, ``"expert"``, ``"hopper/expert"``, the path of a model
-            file, or a run folder.
+        spec: ``"random"``, ``"right-jump"`` for Procgen, ``"medium"``, ``"expert"``,
+            ``"hopper/expert"``, the path of a model file, or a run folder.
         env_id: Environment, which wins over the one that the specification names.
 
     Raises:
@@ -103,7 +107,13 @@ def locate(spec: str, env_id: str | None = None) -> Located:
     if level in BEHAVIOURS and (not family or family in env_of):
         kind = "random" if level == "random" else "behaviour"
         return Located(kind, env_id or env_of.get(family), level)
-    names = [*BEHAVIOURS, *(f"{name}/{level}" for name in env_of for level in BEHAVIOURS)]
+    if spec == RIGHT_JUMP:
+        return Located(RIGHT_JUMP, env_id)
+    names = [
+        *BEHAVIOURS,
+        RIGHT_JUMP,
+        *(f"{name}/{level}" for name in env_of for level in BEHAVIOURS),
+    ]
     raise RefusedError(
         f"There is no model file, run folder or policy {spec!r}. "
         f"{did_you_mean(spec, names)}".rstrip(),
@@ -116,13 +126,14 @@ def _located_model(path: Path, env_id: str | None) -> Located:
     try:
         trained_in = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))["env"]
         settings = load_yaml(path.parent / "config.yaml")[0]["all"]["run"]
-        env_kwargs = dict(settings["env_kwargs"])
-        epsilon = float(settings.get("eval_epsilon", 0.0))
+        # An earlier version did not know all of them.
+        known = {name: settings[name] for name in run_arguments() if name in settings}
+        run = RunSettings(**known)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return Located("model", env_id, path=path)
     if env_id is not None and canonical(env_id) != canonical(str(trained_in)):
         return Located("model", env_id, path=path)
-    return Located("model", env_id or trained_in, "", path, env_kwargs, epsilon)
+    return Located("model", env_id or trained_in, "", path, run)
 
 
 def load_policy(
@@ -154,6 +165,8 @@ def load_policy(
         return load_behaviour(known_env(found, spec), found.level)
     probe = make_env(known_env(found, spec))
     try:
+        if found.kind == RIGHT_JUMP:
+            return RightJump(probe.action_space)
         return RandomActions(probe.action_space)
     finally:
         probe.close()
@@ -164,11 +177,12 @@ def evaluate_policy_spec(
     env_id: str | None = None,
     episodes: int = 10,
     seed: int = 0,
-    deterministic: bool = True,
+    deterministic: bool | None = None,
     device: str = "auto",
     trust: bool = False,
     agent: str | None = None,
     epsilon: float | None = None,
+    split: str | None = None,
 ) -> tuple[str, Evaluation]:
     """Evaluate anything that :func:`locate` finds on fresh episodes.
 
@@ -177,11 +191,13 @@ def evaluate_policy_spec(
         env_id: Environment; by default that of the run or of the policy.
         episodes: Number of episodes.
         seed: Seed of everything random.
-        deterministic: Passed to ``predict``.
+        deterministic: Take the likeliest actions; None does as the run (or the split), and takes
+            them without one.
         device: For a model.
         trust: Unpickle a model file that rlzoo did not write.
         agent: Class of such a file, a name in the registry.
         epsilon: Share of random actions; None takes that of the run, 0 without one.
+        split: Evaluate on this one of the run's ``eval_splits`` instead.
 
     Returns:
         The environment id and the evaluation.
@@ -195,13 +211,16 @@ def evaluate_policy_spec(
         raise RefusedError(f"episodes={episodes} is out of range.", "Allowed: at least 1.")
     found = locate(spec, env_id)
     known = known_env(found, spec)
-    share = found.eval_epsilon if epsilon is None else epsilon
-    env = make_eval_env(known, episodes, **found.env_kwargs)
+    run = found.run if epsilon is None else replace(found.run, eval_epsilon=epsilon)
+    where = Where.named(known, run, split)
+    if deterministic is not None:
+        where = replace(where, deterministic=deterministic)
+    env = where.make(episodes, run.eval_envs)
     try:
         policy = load_policy(spec, known, device, trust, agent, env=env)
         if found.kind != "model":
             policy.set_random_seed(seed)
-        return known, evaluate(policy, env, known, episodes, seed, "eval", deterministic, share)
+        return where.env_id, where.evaluate(policy, env, episodes, seed, "eval", run.eval_epsilon)
     finally:
         env.close()
 

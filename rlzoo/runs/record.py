@@ -216,15 +216,15 @@ def record_policy_spec(
     known = known_env(found, spec)
     files = _targets(found, spec, known, episodes, seed, out)
     _check_targets(files, overwrite)
-    check_video(known, found.env_kwargs)
-    with _environment(known, max_steps, dict(found.env_kwargs)) as env:
+    check_video(known, found.run.env_kwargs)
+    with _environment(known, max_steps, dict(found.run.env_kwargs)) as env:
         policy = load_policy(spec, known, device, trust, agent, env=env)
     if found.kind != "model":
         policy.set_random_seed(seed)
     return known, record_episodes(
         policy, known, files, seed,
-        deterministic=deterministic, max_steps=max_steps, env_kwargs=found.env_kwargs,
-        epsilon=found.eval_epsilon,
+        deterministic=deterministic, max_steps=max_steps, env_kwargs=found.run.env_kwargs,
+        epsilon=found.run.eval_epsilon,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from rlzoo.envs.checks import policy_for
 from rlzoo.envs.training import EnvFailedError
 from rlzoo.errors import RefusedError
 from rlzoo.runs.barrier import return_to, training_env
-from rlzoo.runs.callbacks import Evaluator, OnEvaluation, ProgressCallback, RunCallback
+from rlzoo.runs.callbacks import FINAL, Evaluator, OnEvaluation, ProgressCallback, RunCallback
 from rlzoo.runs.checkpoints import Checkpoints
 from rlzoo.runs.datasets import ensure_dataset
 from rlzoo.runs.directory import RunDirectory
@@ -37,6 +37,7 @@ from rlzoo.runs.progress import Progress
 from rlzoo.runs.provenance import code_digest, commit, machine, plain_settings
 from rlzoo.runs.record import record_episodes
 from rlzoo.runs.signals import StopNowError, StoppedError, StopSignals
+from rlzoo.runs.splits import Splits, metrics_of
 from rlzoo.runs.video_checks import check_video
 
 
@@ -102,6 +103,8 @@ class Training:
         if self.settings.video:
             check_video(config.env_id, self.settings.env_kwargs)
         RandomShare(vec.action_space, self.settings.eval_epsilon)  # refused now, not after hours
+        self.splits = Splits(config.env_id, self.settings)
+        self.splits.check(vec)
         self.data = self._dataset() if spec.needs_data else None
         self.model = self._make_model(device)
         self.meta = self._facts()
@@ -132,7 +135,7 @@ class Training:
             evaluator = Evaluator(
                 run, eval_env, self.config.env_id, self.settings.eval_freq,
                 self.settings.eval_episodes, self.seed, self.progress, stop, self.on_evaluation,
-                self.settings.eval_epsilon,
+                self.settings.eval_epsilon, self.settings.eval_deterministic, self.splits,
             )  # fmt: skip
             callback = RunCallback(
                 evaluator, self.checkpoints, stop, None if found is None else found.parts
@@ -153,6 +156,7 @@ class Training:
                 self.progress.stop()
                 self.model.logger.close()
                 eval_env.close()
+                self.splits.close()
         return self._finish(evaluator, final)
 
     @property
@@ -162,7 +166,7 @@ class Training:
     def _evaluate_final(self, evaluator: Evaluator) -> Evaluation:
         if self._final_episodes > self.settings.eval_episodes:
             self.progress.message(f"Evaluating the final policy: {self._final_episodes} episodes.")
-        return evaluator.evaluate(self.model, "final", self._final_episodes)
+        return evaluator.evaluate(self.model, FINAL, self._final_episodes)
 
     # ------------------------------------------------------------------ set-up
 
@@ -228,7 +232,7 @@ class Training:
         restore(self.model, found.parts)
         self.checkpoints.adopt(found, self.model)
         progress = found.parts["progress"]
-        evaluator.curve = [(step, Evaluation(**point)) for step, point in progress["curve"]]
+        evaluator.curve = [(step, Evaluation.from_dict(point)) for step, point in progress["curve"]]
         evaluator.seconds = progress["evaluation_seconds"]
         if training_env(self.model) is None or self.data is not None:
             return
@@ -300,6 +304,8 @@ class Training:
             "final": final.summary(),
             "best": None if best is None else {**best[1].summary(), "step": best[0]},
             "curve": [[step, point.return_mean] for step, point in evaluator.curve],
+            "metrics": metrics_of(final),
+            "splits": _splits(final, evaluator.curve),
             "evaluation": self._protocol(),
             "wall_seconds": round(seconds, 3),
             "checkpoint_seconds": round(self.checkpoints.spent, 3),
@@ -310,6 +316,7 @@ class Training:
         if self.settings.video:
             record_episodes(  # a warning at most: the training is done
                 model, self.config.env_id, [self.run.path / "videos" / "episode_0.mp4"], self.seed,
+                deterministic=self.settings.eval_deterministic,
                 env_kwargs=self.settings.env_kwargs, epsilon=self.settings.eval_epsilon,
                 tolerant=True,
             )  # fmt: skip
@@ -324,11 +331,23 @@ class Training:
             "policy": "final",
             "episodes": self._final_episodes,
             "episodes_during_training": settings.eval_episodes,
-            "deterministic": True,
+            "deterministic": settings.eval_deterministic,
             "epsilon": settings.eval_epsilon,
             "n_envs": min(max(settings.eval_episodes, self._final_episodes), settings.eval_envs),
             "scale": describe_scale(self.config.env_id),
+            "splits": self.splits.describe(),
         }
+
+
+def _splits(final: Evaluation, curve: Sequence[tuple[int, Evaluation]]) -> dict[str, Any]:
+    """Return the results of every split and its returns during the training."""
+    return {
+        name: {
+            **found.summary(),
+            "curve": [[s, p.splits[name].return_mean] for s, p in curve if name in p.splits],
+        }
+        for name, found in final.splits.items()
+    }
 
 
 def unit_of(spec: AgentSpec) -> str:

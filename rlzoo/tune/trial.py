@@ -108,8 +108,10 @@ def make_trial(plan: Plan, study: Study, claim: Claim, progress: Progress) -> No
     """
     judge = _Judge(plan, claim)
     base = plan.request
-    # A hundred episodes at the end, as on Atari, are for a result and not for every trial.
-    overrides = ("run.final_eval_episodes=null", *base.overrides, *claim.overrides)
+    # A hundred episodes at the end, as on Atari, are for a result and not for every trial; nor are
+    # other scores than the one that is compared.
+    shorter = ("run.final_eval_episodes=null", "run.eval_splits={}")
+    overrides = (*shorter, *base.overrides, *claim.overrides)
     request = replace(base, run_dir=claim.folder, seed=claim.seed, overrides=overrides)
     try:
         result = train(request, progress, judge)

@@ -242,9 +242,9 @@ def test_a_scale_is_written_down_with_its_source(tmp_path: Path) -> None:
 def test_eval_takes_the_random_share_of_the_run(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert locate(str(finished)).eval_epsilon == 0.25
-    assert locate(str(finished), "CartPole-v1").eval_epsilon == 0.25
-    assert locate(str(finished), "Acrobot-v1").eval_epsilon == 0.0
+    assert locate(str(finished)).run.eval_epsilon == 0.25
+    assert locate(str(finished), "CartPole-v1").run.eval_epsilon == 0.25
+    assert locate(str(finished), "Acrobot-v1").run.eval_epsilon == 0.0
 
     def returns(*options: str) -> float:
         assert main(["eval", str(finished), "--episodes", "6", "--json", *options]) == 0

@@ -49,9 +49,9 @@ def test_locate_finds_models_with_the_environment_of_their_run(tmp_path: Path) -
     for spec in (model, tmp_path / "model", tmp_path):
         found = locate(str(spec))
         assert (found.kind, found.env_id, found.path) == ("model", "Hopper-v4", model)
-        assert found.env_kwargs == {"a": 1}
+        assert found.run.env_kwargs == {"a": 1}
     other = locate(str(model), "Hopper-v5")
-    assert (other.env_id, other.env_kwargs) == ("Hopper-v5", {})
+    assert (other.env_id, other.run.env_kwargs) == ("Hopper-v5", {})
 
 
 @pytest.mark.parametrize("spec", ["", "nothing", "hopper/none", "walker/expert", "a/b/random"])
