@@ -19,6 +19,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Literal, Protocol
 
+from rlzoo.core.tasks.ids import procgen_task
 from rlzoo.core.tasks.scores import ATARI, normalized_score
 from rlzoo.errors import RefusedError
 from rlzoo.report.benchmark_files import benchmark_root
@@ -214,6 +215,8 @@ def on_scale(reference: Reference, env: str) -> Reference | None:
 def _names(suite: str, env: str, dataset: str | None) -> list[str]:
     """Return the names under which an environment may stand in the files, the most exact first."""
     names = [env]
+    if task := procgen_task(env):
+        names.append(task)
     if suite == "mujoco" and (known := _MUJOCO.fullmatch(env)):
         recipe = _DATASET.fullmatch(dataset or "")
         if dataset is None or recipe:

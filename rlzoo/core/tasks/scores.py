@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlzoo.core.tasks.ids import base_id, procgen_task
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -43,7 +45,8 @@ class Scale:
 
     def task(self, env_id: str) -> str | None:
         """Return the task that an id names, None if the scale does not have it."""
-        found = self.ids.fullmatch(env_id.rpartition(":")[2])
+        base = base_id(env_id)
+        found = self.ids.fullmatch(procgen_task(base) or base.rpartition(":")[2])
         name = None if found is None else next(filter(None, found.groups()), None)
         return name if name in self.ends else None
 
