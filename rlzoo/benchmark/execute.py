@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rlzoo.benchmark.job import FAILED, Job, facts_of, read_json
+from rlzoo.benchmark.measure import measure
 from rlzoo.core.safe_files import remove, write_json_atomic
 from rlzoo.errors import RefusedError, RlzooError
 from rlzoo.runs.datasets import ensure_dataset, home, list_known
@@ -90,6 +91,8 @@ def _run(job: Job, progress: Progress) -> dict[str, Any]:
         aside = _set_aside(job.run_dir)
         progress.message(f"The suite has changed this cell; the earlier run is in {aside}.")
     write_json_atomic(job.cell_file, facts)
+    if job.cell.like is not None:
+        return measure(job, progress)
     if run.manifest.is_file() and run.config.is_file():
         try:
             return _go_on(job, progress)
@@ -128,8 +131,8 @@ def _train(job: Job, progress: Progress) -> dict[str, Any]:
         collect_once(cell.dataset, progress)
     request = TrainRequest(
         agent=cell.agent,
-        env_id=cell.env,
-        preset=cell.preset or None,
+        env_id=cell.env_id,
+        preset=cell.preset_to_take,
         dataset=cell.dataset,
         steps=cell.steps,
         seed=cell.seed,

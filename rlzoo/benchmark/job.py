@@ -20,6 +20,9 @@ FAILED = "rlzoo: the cell failed:"
 def facts_of(cell: Cell) -> dict[str, Any]:
     """Return a cell as plain JSON; equal cells give equal facts."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(cell)))  # tuples become lists
+    for name in ("base", "variant", "like"):  # cells of most suites, and of earlier versions
+        if not plain[name]:
+            del plain[name]
     return {"format": FORMAT, "version": VERSION, **plain}
 
 
@@ -76,10 +79,14 @@ class Job:
 
     @property
     def command(self) -> str:
-        """The command that trains this cell alone."""
+        """The command that trains, or measures, this cell alone."""
         cell = self.cell
+        if cell.like is not None:
+            of = {"--size": cell.size, "--agents": cell.agent, "--envs": cell.env}
+            words = [word for pair in of.items() for word in pair]
+            return shlex.join(["rlzoo", "benchmark", cell.suite, *words, f"--seeds={cell.seed}"])
         options = {
-            "--env": cell.env, "--dataset": cell.dataset, "--preset": cell.preset or None,
+            "--env": cell.env_id, "--dataset": cell.dataset, "--preset": cell.preset_to_take,
             "--steps": cell.steps, "--seed": cell.seed, "--eval-freq": cell.eval_freq,
             "--eval-episodes": cell.eval_episodes, "--device": self.device,
             "--threads": self.threads,

@@ -2,6 +2,10 @@
 
 The file is read and checked by :mod:`rlzoo.benchmark.suite_file`; here a suite becomes a list of
 cells. A cell is one run: one agent with one preset in one environment with one seed.
+
+Settings may differ further: a *variant* of an agent is a preset with other values, and stands where
+a preset stands; a *label* of an environment (:mod:`rlzoo.core.tasks.ids`) is an id with other
+arguments. A policy that nobody trains is measured as an agent would be (``like``).
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlzoo.core.arguments import Range, check_range
-from rlzoo.core.tasks.ids import canonical
+from rlzoo.core.tasks.ids import base_id, canonical
 from rlzoo.errors import RefusedError, did_you_mean
 from rlzoo.report.benchmark_files import benchmark_root
 from rlzoo.runs.directory import safe_name
@@ -61,15 +65,35 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A configuration of an agent that has a name in a suite only.
+
+    Args:
+        name: Its name, which stands where the name of a preset stands.
+        presets: Size -> preset that it starts from; None leaves that to the device.
+        overrides: Size -> ``"key=value"``, after those of agent, environment and size.
+        published: Agent whose published numbers stand beside; None takes the variant's own name.
+    """
+
+    name: str
+    presets: Mapping[str, str | None]
+    overrides: Mapping[str, tuple[str, ...]]
+    published: str | None = None
+
+
+@dataclass(frozen=True)
 class AgentEntry:
     """An agent of a suite.
 
     Args:
-        name: Name in the registry.
-        presets: Size -> presets that are compared with each other.
+        name: Name in the registry, or of a policy that is not trained, such as ``"random"``.
+        presets: Size -> presets or variants that are compared with each other.
         envs: Environments that it plays; None for all.
         options: Size -> what differs from the size and the environment.
         needs_data: Whether its cells have a data set.
+        variants: Variants by name.
+        like: Of a policy that is not trained: the agent as which it is evaluated.
+        published: Agent whose published numbers stand beside; None takes its own.
     """
 
     name: str
@@ -77,6 +101,9 @@ class AgentEntry:
     envs: tuple[str, ...] | None
     options: Mapping[str, Options]
     needs_data: bool
+    variants: Mapping[str, Variant] = field(default_factory=dict)
+    like: str | None = None
+    published: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,14 +111,16 @@ class EnvEntry:
     """An environment of a suite.
 
     Args:
-        name: Gymnasium id.
+        name: Gymnasium id, or a label such as ``CoinRun@50``.
         datasets: Size -> data set for agents that need one, or None.
         options: Size -> what differs from the size.
+        published: Name of the environment in the published numbers; None takes its own.
     """
 
     name: str
     datasets: Mapping[str, str | None]
     options: Mapping[str, Options]
+    published: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +136,9 @@ class Suite:
         published: Metric of the published numbers that stand beside; returns are put on the scale
             of the score. None takes the score's own.
         target: Score that counts as solved, for the optimality gap; None leaves the gap out.
+        metrics: Metrics of the records that tables show beside the score.
+        axis: What the numbers of the labels count, such as training levels.
+        every_run: Show every single run: for results that a mean says little about.
         sizes: Sizes by name, in the order of the file.
         agents: Agents by name, in the order of the file.
         envs: Environments by id, in the order of the file.
@@ -123,6 +155,9 @@ class Suite:
     source: str = field(compare=False)
     published: str | None = None
     target: float | None = None
+    metrics: tuple[str, ...] = ()
+    axis: str | None = None
+    every_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,15 +167,18 @@ class Cell:
     Args:
         suite: Name of the suite.
         size: Name of the size.
-        agent: Name in the registry.
-        preset: Name of the preset.
-        env: Gymnasium id.
+        agent: Name in the registry, or of a policy that is not trained.
+        preset: Name of the preset or variant.
+        env: Gymnasium id or label.
         seed: Seed of the run.
         dataset: Id of the data set, None for agents that need none.
         steps: Length of the training.
         eval_freq: Steps between two evaluations.
         eval_episodes: Episodes per evaluation.
         overrides: ``"key=value"`` strings, as for ``--set``.
+        base: Preset of a variant; None if ``preset`` is one, or the device decides.
+        variant: Whether ``preset`` is the name of a variant.
+        like: The agent as which a policy that is not trained is evaluated.
     """
 
     suite: str
@@ -154,6 +192,19 @@ class Cell:
     eval_freq: int
     eval_episodes: int
     overrides: tuple[str, ...] = ()
+    base: str | None = None
+    variant: bool = False
+    like: str | None = None
+
+    @property
+    def env_id(self) -> str:
+        """Id of the environment, without what a label adds."""
+        return base_id(self.env)
+
+    @property
+    def preset_to_take(self) -> str | None:
+        """What ``--preset`` gets; None leaves it to the device."""
+        return self.base if self.variant or self.like else self.preset or None
 
     @property
     def key(self) -> Key:
@@ -263,13 +314,15 @@ def cells(
 
 
 def _cells(suite: Suite, size: Size, agent: AgentEntry, env: EnvEntry, seed: int) -> Iterator[Cell]:
-    """Yield the cells of one agent in one environment: one for each of its presets."""
+    """Yield the cells of one agent in one environment: one for each preset or variant."""
     if agent.envs is not None and env.name not in agent.envs:
         return
     # The agent knows better than the environment, and both better than the size.
     layers = (agent.options[size.name], env.options[size.name], size.options)
     overrides = tuple(text for layer in reversed(layers) for text in layer.overrides)
     for preset in agent.presets[size.name]:
+        variant = agent.variants.get(preset)
+        more = () if variant is None else variant.overrides[size.name]
         yield Cell(
             suite=suite.name,
             size=size.name,
@@ -278,10 +331,13 @@ def _cells(suite: Suite, size: Size, agent: AgentEntry, env: EnvEntry, seed: int
             env=env.name,
             seed=seed,
             dataset=env.datasets[size.name] if agent.needs_data else None,
-            steps=_first(layer.steps for layer in layers),
+            steps=0 if agent.like else _first(layer.steps for layer in layers),
             eval_freq=_first(layer.eval_freq for layer in layers),
             eval_episodes=_first(layer.eval_episodes for layer in layers),
-            overrides=overrides,
+            overrides=(*overrides, *more),
+            base=None if variant is None else variant.presets[size.name],
+            variant=variant is not None,
+            like=agent.like,
         )
 
 

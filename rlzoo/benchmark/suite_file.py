@@ -1,7 +1,8 @@
 """Reading a suite from YAML: every key known, every value checked, ``file:line`` in every message.
 
 ``steps``, ``eval_freq``, ``eval_episodes``, ``set``, ``dataset`` and ``preset`` of an agent or an
-environment are a value for all sizes, or a mapping from sizes to values.
+environment are a value for all sizes, or a mapping from sizes to values; so are ``preset`` and
+``set`` of a variant.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rlzoo.benchmark.suite import (
     Options,
     Size,
     Suite,
+    Variant,
 )
 from rlzoo.config.load import KeyPath, load_yaml
 from rlzoo.core.arguments import AT_LEAST_ONE, POSITIVE, Range, check_range
@@ -32,11 +34,18 @@ from rlzoo.report.reference import load_reference, reference_files
 T = TypeVar("T")
 Convert = Callable[[Any, str, str], T]
 
-_TOP = ("suite", "title", "score", "published", "target", "reference", "sizes", "agents", "envs")
+_TOP = (
+    *("suite", "title", "score", "published", "target", "metrics", "axis", "every_run"),
+    *("reference", "sizes", "agents", "envs"),
+)
 _PROTOCOL = ("steps", "eval_freq", "eval_episodes")
 _SIZE = (*_PROTOCOL, "seeds", "agents", "envs", "set")
-_AGENT = (*_PROTOCOL, "presets", "envs", "set")
-_ENV = (*_PROTOCOL, "dataset", "set")
+_AGENT = (*_PROTOCOL, "presets", "variants", "envs", "set")
+_VARIANT = ("preset", "set", "published")
+_POLICY = ("like", "envs", "set", "published")
+_ENV = (*_PROTOCOL, "dataset", "set", "published")
+POLICIES = ("random", "right-jump")
+"""Policies that are measured and not trained."""
 _SCORE = re.compile(r"normalized|return|metrics\.\w+")
 
 
@@ -62,7 +71,7 @@ def read_suite(path: Path | Traversable, name: str) -> Suite:
         )
     agents, envs = file.names(("agents",)), file.names(("envs",))
     for agent in agents:
-        file.one_of(("agents", agent), agent, AGENTS, "agent")
+        file.one_of(("agents", agent), agent, (*AGENTS, *POLICIES), "agent")
     sizes = {size: _size(file, size, agents, envs) for size in file.names(("sizes",))}
     suite = Suite(
         name=file.get(("suite",), _text),
@@ -75,6 +84,9 @@ def read_suite(path: Path | Traversable, name: str) -> Suite:
         source=name,
         published=file.get(("published",), _text) if file.has("published") else None,
         target=_target(file, score),
+        metrics=file.get(("metrics",), _texts) if file.has("metrics") else (),
+        axis=file.get(("axis",), _text) if file.has("axis") else None,
+        every_run=file.get(("every_run",), _truth) if file.has("every_run") else False,
     )
     _check_published(file, suite)
     _check_names(file, suite)
@@ -212,15 +224,44 @@ def _size(file: _File, name: str, agents: Sequence[str], envs: Sequence[str]) ->
 
 def _agent(file: _File, name: str, sizes: Sequence[str], envs: Sequence[str]) -> AgentEntry:
     path = ("agents", name)
-    file.known(path, _AGENT)
+    is_policy = name in POLICIES
+    file.known(path, _POLICY if is_policy else _AGENT)
     has_envs = file.has(*path, "envs")
+    names = file.names((*path, "variants")) if file.has(*path, "variants") else ()
     return AgentEntry(
         name=name,
-        presets=file.by_size((*path, "presets"), sizes, _texts, (DEFAULT_PRESET,)),
+        presets=file.by_size((*path, "presets"), sizes, _texts, names or (DEFAULT_PRESET,)),
         envs=_subset(file, (*path, "envs"), envs, "environment") if has_envs else None,
         options=_options(file, path, sizes),
-        needs_data=AGENTS[name].needs_data,
+        needs_data=not is_policy and AGENTS[name].needs_data,
+        variants={n: _variant(file, (*path, "variants", n), sizes) for n in names},
+        like=_like(file, path) if is_policy else None,
+        published=_published(file, path),
     )
+
+
+def _variant(file: _File, path: KeyPath, sizes: Sequence[str]) -> Variant:
+    file.known(path, _VARIANT)
+    none: str | None = None
+    nothing: tuple[str, ...] = ()
+    return Variant(
+        name=path[-1],
+        presets=file.by_size((*path, "preset"), sizes, _text_or_none, none),
+        overrides=file.by_size((*path, "set"), sizes, _overrides, nothing),
+        published=_published(file, path),
+    )
+
+
+def _like(file: _File, path: KeyPath) -> str:
+    """Return the agent as which a policy is evaluated."""
+    file.required(path, "like")
+    name = file.get((*path, "like"), _text)
+    file.one_of((*path, "like"), name, AGENTS, "agent")
+    return name
+
+
+def _published(file: _File, path: KeyPath) -> str | None:
+    return file.get((*path, "published"), _text) if file.has(*path, "published") else None
 
 
 def _env(file: _File, name: str, sizes: Sequence[str]) -> EnvEntry:
@@ -228,7 +269,7 @@ def _env(file: _File, name: str, sizes: Sequence[str]) -> EnvEntry:
     file.known(path, _ENV)
     none: str | None = None
     datasets = file.by_size((*path, "dataset"), sizes, _text_or_none, none)
-    return EnvEntry(name, datasets, _options(file, path, sizes))
+    return EnvEntry(name, datasets, _options(file, path, sizes), _published(file, path))
 
 
 def _options(file: _File, path: KeyPath, sizes: Sequence[str]) -> dict[str, Options]:
@@ -298,6 +339,12 @@ def _overrides(value: Any, name: str, where: str) -> tuple[str, ...]:
         if "=" not in entry:
             raise RefusedError(f"{where}: {entry!r} is not of the form key=value.")
     return found
+
+
+def _truth(value: Any, name: str, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(value, name, where, "true or false")
+    return value
 
 
 def _positive(value: Any, name: str, where: str) -> float:
