@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch as th
+from numpy.typing import NDArray
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch.optim import Optimizer
 
@@ -38,12 +39,18 @@ class DeviceUpdates:
         step: Takes a gradient step for a batch and ``beta`` (a number on the device); returns
             losses ``[B]`` and what is to be summed ``[k]``. Without any synchronisation.
         read: Takes the sums since the last time, on the host, and the number of updates in them.
+        graph: Capture a CUDA graph; by default wherever there is CUDA.
     """
 
     def __init__(
-        self, replay: DeviceReplay, step: Step, read: Callable[[th.Tensor, int], None]
+        self,
+        replay: DeviceReplay,
+        step: Step,
+        read: Callable[[th.Tensor, int], None],
+        graph: bool | None = None,
     ) -> None:
         self.replay, self._step, self._read = replay, step, read
+        self._graph = replay.device.type == "cuda" if graph is None else graph
         self._beta = th.zeros((), dtype=th.float64, device=replay.device)
         self._updates: dict[int, Callable[[], th.Tensor]] = {}
         self._sums: th.Tensor | None = None
@@ -55,8 +62,7 @@ class DeviceUpdates:
         self._beta.fill_(beta)
         if batch_size not in self._updates:
             update = partial(self._update, batch_size)
-            cuda = self.replay.device.type == "cuda"
-            self._updates[batch_size] = Captured(update) if cuda else update
+            self._updates[batch_size] = Captured(update) if self._graph else update
         results = self._updates[batch_size]()
         self._sums = results.clone() if self._sums is None else self._sums.add_(results)
         self._n_summed += 1
@@ -86,6 +92,8 @@ class CapturedAlgorithm(OffPolicyAlgorithm):
     policy: DERPolicy
     capture: bool | Literal["auto"] = "auto"
     _on_device: DeviceUpdates | None = None
+    _given_actions: NDArray[Any] | None = None
+    """Chosen by :mod:`rlzoo.agents.der.lockstep`, for the next step."""
 
     def _differentiate(
         self, batch: PrioritizedSamples, stored: int, beta: float | th.Tensor
@@ -167,6 +175,11 @@ class CapturedAlgorithm(OffPolicyAlgorithm):
         super().set_parameters(load_path_or_dict, exact_match, device)  # type: ignore[arg-type]
         self._adopt_optimizer()
 
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """Return parameters as in SB3; none is a view of a larger tensor, which would be saved."""
+        parameters: dict[str, dict[str, Any]] = _whole(super().get_parameters())
+        return parameters
+
     def get_extra_state(self) -> dict[str, Any]:
         """Return nothing, but bring the buffer up to date: the checkpoint reads it next."""
         self._synchronize()
@@ -184,4 +197,14 @@ class CapturedAlgorithm(OffPolicyAlgorithm):
         super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_on_device"]
+        return [*super()._excluded_save_params(), "_on_device", "_given_actions"]
+
+
+def _whole(state: Any) -> Any:
+    """Copy the tensors of a nested state that are a part of a larger one."""
+    if isinstance(state, dict):
+        return type(state)((key, _whole(value)) for key, value in state.items())
+    if isinstance(state, th.Tensor):
+        part = state.untyped_storage().nbytes() > state.numel() * state.element_size()
+        return state.clone() if part else state
+    return state

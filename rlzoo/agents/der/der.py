@@ -255,6 +255,8 @@ class DER(CapturedAlgorithm):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[NDArray[Any], NDArray[Any]]:
+        if self._given_actions is not None:
+            return self._given_actions, self._given_actions
         uniform = learning_starts if self.warmup == "uniform" else 0
         return super()._sample_action(uniform, action_noise, n_envs)
 

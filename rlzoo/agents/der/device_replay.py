@@ -126,20 +126,27 @@ class DeviceReplay:
         leaves = th.where(found > 0, leaves, self.priorities.argmax())
         return self._batch(leaves, self.priorities[leaves] / total)
 
-    def _batch(self, leaves: th.Tensor, probabilities: th.Tensor) -> PrioritizedSamples:
+    def _batch(
+        self, leaves: th.Tensor, probabilities: th.Tensor, agents: th.Tensor | None = None
+    ) -> PrioritizedSamples:
+        """Gather entries; where rows of several agents lie one behind the other, of ``agents``."""
         data, size, n = self._rows, self.buffer.buffer_size, self.buffer.n_steps
+        first = th.zeros_like(leaves) if agents is None else agents * size
         rows, envs = leaves // self.buffer.n_envs, leaves % self.buffer.n_envs
-        window, columns = (rows[:, None] + self._steps) % size, envs[:, None]
+        window, columns = (rows[:, None] + self._steps) % size + first[:, None], envs[:, None]
         going_on = (data["dones"][window, columns] > 0).cumsum(1) == 0
         steps = (going_on.sum(1) + 1).clamp(max=n)
         inside = self._steps < steps[:, None]
         rewards = data["rewards"][window, columns] * self._factors[:-1] * inside
-        last = (rows + steps - 1) % size
+        last = (rows + steps - 1) % size + first
+        rows = rows + first
         dones = data["dones"][last, envs] * (1 - data["timeouts"][last, envs])
         return PrioritizedSamples(
-            observations=self._observations("observations", "stacks", rows, envs),
+            observations=self._observations("observations", "stacks", rows, envs, agents),
             actions=data["actions"][rows, envs],
-            next_observations=self._observations("next_observations", "next_stacks", last, envs),
+            next_observations=self._observations(
+                "next_observations", "next_stacks", last, envs, agents
+            ),
             dones=dones[:, None],
             rewards=rewards.sum(1, keepdim=True).float(),
             discounts=self._factors[steps, None].float(),
@@ -147,16 +154,27 @@ class DeviceReplay:
             indices=leaves,
         )
 
-    def _observations(self, whole: str, stacks: str, rows: th.Tensor, envs: th.Tensor) -> th.Tensor:
-        if not isinstance(self.buffer, FrameReplayBuffer):
+    def _observations(
+        self,
+        whole: str,
+        stacks: str,
+        rows: th.Tensor,
+        envs: th.Tensor,
+        agents: th.Tensor | None,
+    ) -> th.Tensor:
+        buffer = self.buffer
+        if not isinstance(buffer, FrameReplayBuffer):
             return self._rows[whole][rows, envs]
         # As FrameReplayBuffer: a row, blank (-1), or an extra frame.
         pointers = self._rows[stacks][rows, envs].long()
-        stored = self._rows["frames"][pointers.clamp(min=0), envs[:, None]]
-        extra = self._extras[(-2 - pointers).clamp(0, len(self._extras) - 1)]
+        frames, extras = pointers.clamp(min=0), (-2 - pointers).clamp(0, len(buffer.extra_rows) - 1)
+        if agents is not None:
+            frames = frames + (agents * buffer.buffer_size)[:, None]
+            extras = extras + (agents * len(buffer.extra_rows))[:, None]
+        stored, extra = self._rows["frames"][frames, envs[:, None]], self._extras[extras]
         kind = pointers[(...,) + (None,) * (stored.dim() - 2)]
-        frames = th.where(kind >= 0, stored, extra * (kind < -1))
-        return frames.reshape(-1, *self.buffer.obs_shape)
+        stack = th.where(kind >= 0, stored, extra * (kind < -1))
+        return stack.reshape(-1, *buffer.obs_shape)
 
     def update_priorities(self, indices: th.Tensor, losses: th.Tensor) -> None:
         """Set ``(loss + 1e-10) ** omega``, as :meth:`PrioritizedReplayBuffer.update_priorities`.

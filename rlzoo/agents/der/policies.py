@@ -102,8 +102,14 @@ class DERNetwork(nn.Module):
         """Form the noisy weights once for all evaluations within this context."""
         return summed(self._noisy_layers)
 
-    def forward(self, inputs: th.Tensor, noisy: bool) -> th.Tensor:
-        """Map preprocessed observations to logits (or Q values), ``[B, A, N]``."""
+    def forward(self, inputs: th.Tensor, noisy: bool, shares: th.Tensor | None = None) -> th.Tensor:
+        """Map preprocessed observations to logits (or Q values), ``[B, A, N]``.
+
+        Args:
+            inputs: As :meth:`DERPolicy.inputs` returns them.
+            noisy: With the last drawn noise.
+            shares: Of each action in the mean of the advantages, ``[A]``; None: equal.
+        """
         features = self.encoder(inputs)
         hidden = _apply(self.advantage_hidden, features, noisy).relu()
         advantage = _apply(self.advantage, hidden, noisy).view(-1, self.n_actions, self.n_atoms)
@@ -112,7 +118,9 @@ class DERNetwork(nn.Module):
         if self.value_hidden is not None:
             hidden = _apply(self.value_hidden, features, noisy).relu()
         value = _apply(self.value, hidden, noisy).unsqueeze(1)
-        return value + advantage - advantage.mean(1, keepdim=True)
+        if shares is None:
+            return value + advantage - advantage.mean(1, keepdim=True)
+        return value + advantage - (shares @ advantage).unsqueeze(1)
 
 
 def _apply(layer: nn.Module, inputs: th.Tensor, noisy: bool) -> th.Tensor:
