@@ -63,6 +63,7 @@ bench: install  ## Time every agent's inner loop against its peers, environments
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,atari,coinrun,minigrid]'
 	$(BIN)/python benchmarks/speed/bear.py --d3rlpy-venv .venvs/d3rlpy
 	$(BIN)/python benchmarks/speed/der.py
+	$(BIN)/python benchmarks/speed/der_lockstep.py
 	$(BIN)/python benchmarks/speed/ibac_sni.py
 	$(BIN)/python benchmarks/speed/collect.py
 	$(BIN)/python benchmarks/speed/envs.py
