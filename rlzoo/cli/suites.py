@@ -52,10 +52,27 @@ def suite_facts(
             tuple(cell.key for size in suite.sizes for cell in cells(suite, size)),
             suite.target,
             suite.published,
+            suite.metrics,
+            suite.axis,
+            suite.every_run,
+            _published_as(suite),
+            {env.name: env.published for env in suite.envs.values() if env.published},
         )
         for name, suite in suites.items()
         if name in wanted
     }
+
+
+def _published_as(suite: Suite) -> dict[tuple[str, str], str]:
+    """Return agent and preset -> agent whose published numbers stand beside, where that is said."""
+    found: dict[tuple[str, str], str] = {}
+    for agent in suite.agents.values():
+        for presets in agent.presets.values() if agent.published else ():
+            found |= {(agent.name, preset): agent.published or "" for preset in presets}
+        # A variant is not its agent: without a word it is compared with its own name only.
+        for variant in agent.variants.values():
+            found[agent.name, variant.name] = variant.published or variant.name
+    return found
 
 
 def _copies(folder: Path | None, warn: Callable[[str], None]) -> list[Suite]:

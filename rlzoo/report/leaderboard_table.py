@@ -15,7 +15,7 @@ import numpy as np
 
 from rlzoo.core.tasks.scores import Scale, normalized_score, scale_of
 from rlzoo.report.records import Key, Record, latest
-from rlzoo.report.reference import Reference, load_reference, on_scale, published, verdict
+from rlzoo.report.reference import Reference, load_reference, verdict
 from rlzoo.report.statistics import (
     Estimate,
     iqm,
@@ -24,40 +24,11 @@ from rlzoo.report.statistics import (
     optimality_gap,
     stratified_bootstrap,
 )
+from rlzoo.report.suite_facts import OWN
+from rlzoo.report.suite_facts import SuiteFacts as SuiteFacts
 
-OWN = "rlzoo"
 NO_REFERENCE = "no reference"
 STATISTICS = {"IQM": iqm, "mean": mean, "median": median}
-
-
-@dataclass(frozen=True)
-class SuiteFacts:
-    """What a table needs to know about a suite beside its records.
-
-    Args:
-        title: One line for headings; the name of the suite if empty.
-        score: What is compared: ``"normalized"``, ``"return"`` or ``"metrics.<name>"``.
-        planned: Keys of the cells that the suite has, in its order; None if that is not known.
-        target: Score that counts as solved, for the optimality gap; None leaves the gap out.
-        published: Metric of the published numbers, if it is not the score: returns are put on the
-            scale of the score.
-    """
-
-    title: str = ""
-    score: str = "return"
-    planned: tuple[Key, ...] | None = None
-    target: float | None = None
-    published: str | None = None
-
-    @property
-    def metric(self) -> str:
-        """Metric of the published numbers."""
-        return self.published or self.score.removeprefix("metrics.")
-
-    @property
-    def converts(self) -> bool:
-        """Whether published returns become scores."""
-        return self.score == "normalized" and self.metric == "return"
 
 
 @dataclass(frozen=True)
@@ -146,6 +117,7 @@ class Table:
         notes: What a reader must know: missing cells, single runs, failures.
         returns: Everybody for whom returns were published, the ends of the scale included -> those
             returns, per environment; empty unless scores are computed from them.
+        facts: What else is known about the suite.
     """
 
     suite: str
@@ -157,6 +129,7 @@ class Table:
     published: Mapping[str, tuple[Reference | None, ...]]
     notes: tuple[str, ...]
     returns: Mapping[str, tuple[Reference | None, ...]] = field(default_factory=dict)
+    facts: SuiteFacts = field(default_factory=SuiteFacts, repr=False)
 
     @property
     def names(self) -> list[str]:
@@ -254,8 +227,9 @@ def _table(
         )
     others = _others(suite, envs, rows, facts)
     title = facts.title or suite
-    returns = _returns(suite, envs) if facts.converts else {}
-    table = Table(suite, size, title, facts.score, envs, tuple(rows), others, (), returns)
+    every = [record for row in rows for record in row.records]
+    returns = facts.returns(suite, envs, every) if facts.converts else {}
+    table = Table(suite, size, title, facts.score, envs, tuple(rows), others, (), returns, facts)
     return replace(table, notes=tuple(_notes(table, planned, has_scale)))
 
 
@@ -264,7 +238,7 @@ def _others(
 ) -> dict[str, tuple[Reference | None, ...]]:
     """Return agent -> published numbers of agents that have no row."""
     absent = {r.agent for r in load_reference(suite) if r.metric == facts.metric}
-    absent -= {_published_name(suite, row.agent, row.preset) for row in rows}
+    absent -= {facts.name_of(suite, row.agent, row.preset) for row in rows}
     if facts.converts:  # 0 and the top in every environment
         absent -= {end for env in envs if (s := scale_of(env)) for end in (s.low, s.high)}
     runs: dict[str, list[Record]] = {env: [] for env in envs}
@@ -272,36 +246,10 @@ def _others(
         for record in row.records:
             runs[record.env].append(record)
     found = {
-        agent: tuple(_published(suite, agent, env, facts, runs[env]) for env in envs)
+        agent: tuple(facts.reference(suite, agent, env, runs[env]) for env in envs)
         for agent in sorted(absent)
     }
     return {agent: numbers for agent, numbers in found.items() if any(numbers)}
-
-
-def _returns(suite: str, envs: Sequence[str]) -> dict[str, tuple[Reference | None, ...]]:
-    """Return agent -> published returns, in the order of the file."""
-    agents = dict.fromkeys(r.agent for r in load_reference(suite) if r.metric == "return")
-    found = {a: tuple(published(suite, a, env, "return") for env in envs) for a in agents}
-    return {agent: numbers for agent, numbers in found.items() if any(numbers)}
-
-
-def _published_name(suite: str, agent: str, preset: str) -> str:
-    """Return the agent whose published numbers a row is compared with.
-
-    Relatives of an agent that are presets here have names of their own in tables of papers.
-    """
-    return preset if any(r.agent == preset for r in load_reference(suite)) else agent
-
-
-def _published(
-    suite: str, agent: str, env: str, facts: SuiteFacts, records: Iterable[Record]
-) -> Reference | None:
-    """Return the published number for the data set and the length of some runs."""
-    ordered = sorted(records, key=lambda record: (record.source != OWN, record.key))
-    dataset = next((r.dataset for r in ordered if r.dataset), None)
-    steps = next((r.total_timesteps for r in ordered if r.total_timesteps), None)
-    found = published(suite, agent, env, facts.metric, dataset, steps)
-    return on_scale(found, env) if found is not None and facts.converts else found
 
 
 def _seeds(
@@ -354,8 +302,8 @@ def _cell(
     wanted = {*found, *(() if plan is None else plan.get(env, ()))}
     values = np.array(list(scores.values()), dtype=np.float64)
     estimate = stratified_bootstrap(values[:, None], mean) if len(values) else None
-    published_name = _published_name(like.suite, like.agent, like.preset)
-    reference = _published(like.suite, published_name, env, facts, records)
+    published_name = facts.name_of(like.suite, like.agent, like.preset)
+    reference = facts.reference(like.suite, published_name, env, records)
     return Cell(
         env=env,
         scores=scores,
