@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -128,6 +129,7 @@ def curve_figure(
     title: str,
     ylabel: str,
     references: Mapping[str, Mapping[str, Interval]] | None = None,
+    xlabel: str = "steps",
 ) -> bytes:
     """Draw learning curves with bands, and published numbers as lines with shaded intervals.
 
@@ -137,6 +139,7 @@ def curve_figure(
         title: Title of the figure.
         ylabel: What the numbers are.
         references: Environment -> name of a published number -> it.
+        xlabel: What is counted from left to right.
 
     Returns:
         The PNG.
@@ -161,8 +164,46 @@ def curve_figure(
         if index == 0 or len(panels) <= MEASURED:
             axes.legend(loc="best" if is_single else "upper left", fontsize="small")
     figure.suptitle(title)
-    figure.supxlabel("steps", fontsize="medium")
+    figure.supxlabel(xlabel, fontsize="medium")
     figure.supylabel(ylabel, fontsize="medium")
+    return save()
+
+
+def dots_figure(
+    panels: Mapping[str, Mapping[str, Values]], names: Sequence[str], title: str
+) -> bytes:
+    """Draw every run as a dot, and the median of an agent's runs as a mark.
+
+    Args:
+        panels: Title of a panel -> agent -> a number per run.
+        names: All agents, from top to bottom.
+        title: Title of the figure.
+
+    Returns:
+        The PNG.
+    """
+    columns = min(len(panels), 4)
+    rows = math.ceil(len(panels) / columns)
+    size = (2.2 + 2.6 * columns, rows * (1.3 + 0.4 * len(names)) + 0.3)
+    longest = max(map(len, names), default=0)
+    figure, save = _figure(size, len(panels), left=0.3 + 0.085 * longest)
+    for index, (heading, agents) in enumerate(panels.items()):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        for row, name in enumerate(names):
+            values = sorted(agents.get(name, ()))
+            if values:
+                # Apart from each other, so that equal ones can be counted.
+                heights = [row + 0.5 * (i + 0.5) / len(values) - 0.25 for i in range(len(values))]
+                axes.plot(values, heights, "o", color=_colour(names, name), alpha=0.6, markersize=4)
+                middle = statistics.median(values)
+                axes.plot([middle] * 2, [row - 0.35, row + 0.35], color="black", linewidth=1.5)
+        axes.set_yticks(range(len(names)), labels=names if index % columns == 0 else [])
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.margins(x=0.1)
+        axes.set_title(heading, fontsize="small")
+        axes.grid(axis="x", alpha=0.3)
+        axes.locator_params(axis="x", nbins=4)
+    figure.suptitle(title)
     return save()
 
 

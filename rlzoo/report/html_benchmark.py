@@ -8,14 +8,13 @@ from pathlib import Path
 from rlzoo.core.tasks.scores import score_digits
 from rlzoo.report.html_parts import Html, details, figure, join, notes, section, table, tag
 from rlzoo.report.leaderboard_table import SuiteFacts, Table, tabulate
-from rlzoo.report.leaderboard_text import heading_of, legend, sections
+from rlzoo.report.leaderboard_text import heading_of, legend, numeric, sections
 from rlzoo.report.records import Record, read
 from rlzoo.report.svg import chart, mean_lines
 from rlzoo.report.tables import number, plus_minus
 
 FactsOf = Callable[[Iterable[Record]], Mapping[str, SuiteFacts]]
 
-_TEXT_COLUMNS = frozenset({"agent", "env", "source", "papers", "verdict"})
 _MAX_RUNS = 5_000
 
 
@@ -37,7 +36,7 @@ def _suite(one: Table, index: int) -> list[Html]:
         section(
             heading or heading_of(one),
             "" if heading else tag("p", legend(one), "soft"),
-            table(columns, rows, right=[c for c in columns if c not in _TEXT_COLUMNS]),
+            table(columns, rows, right=[c for c in columns if c in numeric(columns)]),
             "" if heading else notes(one.notes),
         )
         for heading, (columns, rows) in sections(one)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from rlzoo.core.tasks.scores import normalized_score
 from rlzoo.report import figures
 from rlzoo.report.figures import Line
+from rlzoo.report.leaderboard_details import dots, over_axis
 from rlzoo.report.leaderboard_table import Row, Table, score_matrix
 from rlzoo.report.leaderboard_text import WIDE
 from rlzoo.report.records import Record
@@ -138,6 +139,11 @@ def draw(table: Table, curves: Mapping[str, Mapping[str, Line]]) -> dict[str, by
     if statistics:
         drawn["intervals"] = figures.interval_figure(statistics, names, title)
     drawn |= _by_env(table, title)
+    if panels := over_axis(table):
+        xlabel = str(table.facts.axis)
+        drawn["axis"] = figures.curve_figure(panels, names, title, "", xlabel=xlabel)
+    if points := dots(table):
+        drawn["runs"] = figures.dots_figure(points, names, title)
     if profiles := _profiles(table):
         drawn["profile"] = figures.profile_figure(profiles, names, title, "score")
     if pairs := _improvements(table):

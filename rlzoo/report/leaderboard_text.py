@@ -10,6 +10,7 @@ from typing import Any
 
 from rlzoo.core.safe_files import to_json
 from rlzoo.report.figures import Interval
+from rlzoo.report.leaderboard_details import beside_the_score, every_run, values_of
 from rlzoo.report.leaderboard_returns import Rows, returns_by_env
 from rlzoo.report.leaderboard_table import NO_REFERENCE, Cell, Row, Table
 from rlzoo.report.reference import Reference
@@ -17,6 +18,7 @@ from rlzoo.report.tables import MISSING, markdown_table, number, plus_minus
 
 # A table with more environments than this has them as rows, the agents as columns.
 WIDE = 6
+_TEXT_COLUMNS = frozenset({"agent", "source", "env", "verdict", "papers", "what", "every run"})
 
 
 def cell_text(cell: Cell, digits: int) -> str:
@@ -139,6 +141,8 @@ def sections(table: Table) -> Iterator[tuple[str, Rows]]:
         yield "Environments", by_env(table)
     others: Rows = ([], []) if table.returns else published_by_others(table)
     for heading, rows in (
+        ("Beside the score", beside_the_score(table)),
+        ("Every run", every_run(table)),
         ("Returns", returns_by_env(table)),
         ("Against the papers", against_papers(table)),
         ("Published for other agents", others),
@@ -215,7 +219,7 @@ def to_dict(tables: Sequence[Table]) -> dict[str, Any]:
                 "title": table.title,
                 "score": table.score,
                 "envs": list(table.envs),
-                "agents": [_row(row) for row in table.rows],
+                "agents": [_row(row, table.facts.metrics) for row in table.rows],
                 "published": [
                     asdict(other)
                     for found in table.published.values()
@@ -237,7 +241,7 @@ def to_json_text(tables: Sequence[Table]) -> str:
     return to_json(to_dict(tables))
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Row, metrics: Sequence[str]) -> dict[str, Any]:
     return {
         "name": row.name,
         "agent": row.agent,
@@ -250,6 +254,7 @@ def _row(row: Row) -> dict[str, Any]:
                 "env": cell.env,
                 "planned": cell.planned,
                 "scores": dict(cell.scores),
+                "metrics": {name: values_of(row, cell.env, name) for name in metrics},
                 "mean": None if cell.estimate is None else _numbers(cell.estimate),
                 "sd": cell.sd,
                 "failed": dict(cell.failed),
@@ -291,4 +296,4 @@ def _verdicts(row: Row) -> str:
 
 def numeric(columns: Sequence[str]) -> set[str]:
     """Return the headers of the columns that hold numbers."""
-    return {name for name in columns if name not in ("agent", "source", "env", "verdict", "papers")}
+    return {name for name in columns if name not in _TEXT_COLUMNS}

@@ -235,7 +235,9 @@ def _experiment(sessions: Iterable[_Session], wall_time: float) -> _Run:
         metrics |= session.metrics
     own = ("final/return", "final/normalised", "best/return")
     fixed = [name for name in metrics if name in own or not name.startswith("final/")]
-    of_suites = sorted(set(metrics) - set(fixed))[:SUITE_METRICS]
+    named = [f"final/{name}" for session in sessions for name in session.table.facts.metrics]
+    first = dict.fromkeys(name for name in named if name in metrics)
+    of_suites = list(first | dict.fromkeys(sorted(set(metrics) - set(fixed))))[:SUITE_METRICS]
     order = ("final", "best", "paper", "speed")
     columns = sorted((*fixed, *of_suites), key=lambda name: order.index(name.split("/")[0]))
     run = _Run(wall_time)

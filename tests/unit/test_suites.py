@@ -18,8 +18,13 @@ from rlzoo.errors import RefusedError
 from rlzoo.report.reference import load_reference
 from rlzoo.runs.train import TrainRequest, settings_of
 
-SIZES = ("smoke", "small", "paper")
-SHIPPED = [(suite, size) for suite in ("atari", "control", "mujoco") for size in SIZES]
+SIZES = {
+    **dict.fromkeys(("atari", "control", "mujoco", "multiroom"), ("smoke", "small", "paper")),
+    "coinrun": ("smoke", "cpu", "paper"),
+}
+SHIPPED = [(suite, size) for suite, sizes in sorted(SIZES.items()) for size in sizes]
+# These need an extra; test_atari_suite.py and test_coinrun_suite.py make the environments.
+DISCRETE = ("atari", "coinrun", "multiroom")
 
 GOOD = """\
 suite: toy
@@ -61,7 +66,7 @@ def test_the_suites_that_ship() -> None:
         suite = load_suite(name)
         assert suite.name == name
         assert suite.title
-        assert tuple(suite.sizes) == SIZES
+        assert tuple(suite.sizes) == SIZES[name]
         assert suite.reference is not None
         assert load_reference(suite.reference)
         assert load_reference(name)
@@ -76,7 +81,7 @@ def test_cells_are_different_and_always_the_same(name: str, size: str) -> None:
     assert {(cell.suite, cell.size) for cell in found} == {(name, size)}
     # At least two seeds, an evaluation in the middle, every agent of the suite.
     assert len({cell.seed for cell in found}) >= 2
-    assert all(cell.steps >= 2 * cell.eval_freq for cell in found)
+    assert all(cell.like or cell.steps >= 2 * cell.eval_freq for cell in found)
     assert {cell.agent for cell in found} == set(load_suite(name).agents)
 
 
@@ -84,19 +89,22 @@ def test_cells_are_different_and_always_the_same(name: str, size: str) -> None:
 def test_every_cell_fits_its_agent_and_environment(name: str, size: str) -> None:
     spaces = {}
     for cell in cells(load_suite(name), size)[:: len(load_suite(name).sizes[size].seeds)]:
-        spec = get_agent(cell.agent)
-        config = resolve(spec, cell.env, cell.preset, cell.overrides)
-        assert config.preset == cell.preset
+        spec = get_agent(cell.like or cell.agent)
+        config = resolve(spec, cell.env_id, cell.preset_to_take, cell.overrides)
+        assert config.preset == (cell.preset_to_take or config.preset)
+        if cell.like:
+            assert cell.steps == 0
+            continue
         # What a training would take from it.
         request = TrainRequest(
-            cell.agent, cell.env, cell.preset, cell.dataset, cell.steps, cell.seed,
+            cell.agent, cell.env_id, cell.preset_to_take, cell.dataset, cell.steps, cell.seed,
             overrides=cell.overrides, eval_freq=cell.eval_freq, eval_episodes=cell.eval_episodes,
         )  # fmt: skip
         run = settings_of(request, spec, "cpu").run_settings()
         assert (run.steps, run.eval_freq, run.eval_episodes, run.dataset) == (
             cell.steps, cell.eval_freq, cell.eval_episodes, cell.dataset,
         )  # fmt: skip
-        if name == "atari":  # needs an extra; test_atari_suite.py makes the games
+        if name in DISCRETE:
             spaces[cell.env] = "Discrete"
         if cell.env not in spaces:
             env = gym.make(cell.env)
@@ -112,7 +120,9 @@ def test_every_cell_fits_its_agent_and_environment(name: str, size: str) -> None
 
 def test_the_smoke_sizes_are_small() -> None:
     """A core does about ten updates of BEAR in its full width a second, fifty of SAC."""
-    for name, rate in (("mujoco", 10), ("control", 30), ("atari", 20)):
+    for name, rate in (
+        ("mujoco", 10), ("control", 30), ("atari", 20), ("coinrun", 200), ("multiroom", 1000),
+    ):  # fmt: skip
         found = cells(load_suite(name), "smoke")
         assert sum(cell.steps for cell in found) / rate < 15 * 60
         for cell in found:
