@@ -284,7 +284,7 @@ KINDS = {
     "whole": ["seed", "total_timesteps"],
     "number": ["wall_seconds", "steps_per_second"],
     "numbers": ["final", "best"],
-    "mapping": ["machine", "versions"],
+    "mapping": ["machine", "versions", "evaluation"],
     "curve": ["curve"],
     "metrics": ["metrics"],
     "status": ["status"],
