@@ -17,7 +17,7 @@ from rlzoo.config import load_yaml
 FIELDS = {
     "agent", "preset", "env", "seed", "dataset", "dataset_fingerprint", "total_timesteps", "final",
     "best", "curve", "wall_seconds", "checkpoint_seconds", "steps_per_second", "device", "versions",
-    "commit", "command", "machine",
+    "commit", "command", "machine", "evaluation", "metrics", "splits",
 }  # fmt: skip
 
 
