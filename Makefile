@@ -6,7 +6,7 @@ STAMP := $(VENV)/.rlzoo-installed
 EXTRAS_TESTS := tests/unit/test_benchmark_ray.py tests/unit/test_tune.py tests/unit/test_atari.py \
 	tests/unit/test_atari_suite.py tests/unit/test_atari_pool.py tests/unit/test_envpool_vec.py \
 	tests/unit/test_procgen.py tests/unit/test_qt.py tests/unit/test_multiroom.py \
-	tests/unit/test_multiroom_levels.py \
+	tests/unit/test_multiroom_levels.py tests/unit/test_coinrun_suite.py tests/unit/test_eval_splits.py \
 	tests/cli/test_record.py tests/faults/test_video_faults.py
 PYTEST := $(BIN)/python -m pytest
 
