@@ -164,6 +164,20 @@ def test_dyna_q_finds_the_way() -> None:
     assert total == -13  # the shortest way
 
 
+def test_ties_are_broken_at_random_while_learning() -> None:
+    # An empty table would walk into the first wall for ever.
+    model = DynaDQN("MlpPolicy", "FrozenLake-v1", device="cpu", seed=0, **DYNA_Q)
+    states = np.full(400, 3)
+    model.exploration_initial_eps = model.exploration_final_eps = 0.0
+    assert np.bincount(model.predict(states)[0], minlength=4).min() > 60
+    planned = model._choose(th.eye(16)[states])
+    assert th.bincount(planned, minlength=4).min() > 60
+    assert set(model.predict(states, deterministic=True)[0]) == {0}
+    with th.no_grad():
+        model.q_net.weight[2, 3] = 0.1  # type: ignore[index, union-attr]
+    assert set(model.predict(states)[0]) == {2}
+
+
 def test_an_update_of_a_table_is_q_learning() -> None:
     model = train("FrozenLake-v1", 1, **{**DYNA_Q, "learn_from_real": False, "gamma": 0.5})
     with th.no_grad():

@@ -37,7 +37,7 @@ from torch.nn import functional as F  # noqa: N812
 from rlzoo.agents.dyna_dqn.fitting import FitSettings, fit
 from rlzoo.agents.dyna_dqn.memory import BufferControl, held_out
 from rlzoo.agents.dyna_dqn.neural_model import NeuralModel
-from rlzoo.agents.dyna_dqn.policies import DynamicsSpec, DynaPolicy, MlpPolicy
+from rlzoo.agents.dyna_dqn.policies import DynamicsSpec, DynaPolicy, MlpPolicy, greedy
 from rlzoo.agents.dyna_dqn.presets import PRESETS
 from rlzoo.agents.dyna_dqn.sources import (
     Backward,
@@ -280,9 +280,10 @@ class DynaDQN(OffPolicyAlgorithm):
     @th.no_grad()
     def _choose(self, features: th.Tensor) -> th.Tensor:
         """The present epsilon-greedy policy in planned states, ``[B, D]`` to ``[B]``."""
-        greedy = self.q_net(features).argmax(-1)
-        explore = th.rand(len(greedy), device=greedy.device) < self.exploration_rate
-        return th.where(explore, th.randint_like(greedy, self.policy.n_actions), greedy)
+        values = self.q_net(features)
+        best = greedy(values, th.rand_like(values)) if self.policy.is_table else values.argmax(-1)
+        explore = th.rand(len(best), device=best.device) < self.exploration_rate
+        return th.where(explore, th.randint_like(best, self.policy.n_actions), best)
 
     # ------------------------------------------------------------------- model
 

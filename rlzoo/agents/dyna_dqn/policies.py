@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
@@ -83,6 +84,10 @@ class DynaPolicy(BasePolicy):
         self.spec = dynamics or DynamicsSpec()
         self.n_obs = get_flattened_obs_dim(observation_space)
         self.n_actions = int(spaces.flatdim(action_space))
+        numbered = isinstance(observation_space, spaces.Discrete)
+        self.widths = ([] if numbered else [128, 128]) if net_arch is None else list(net_arch)
+        # A table begins with ties everywhere; in networks they do not occur.
+        self.is_table = numbered and not self.widths
         self.q_net, self.q_net_target = self._make_network(), self._make_network()
         self.q_net_target.load_state_dict(self.q_net.state_dict())
         self.q_net_target.requires_grad_(False)
@@ -95,15 +100,11 @@ class DynaPolicy(BasePolicy):
         )
 
     def _make_network(self) -> nn.Module:
-        table = isinstance(self.observation_space, spaces.Discrete)
-        widths = self.net_arch
-        if widths is None:
-            widths = [] if table else [128, 128]
-        if table and not widths:
+        if self.is_table:
             q_table = nn.Linear(self.n_obs, self.n_actions, bias=False)
             nn.init.zeros_(q_table.weight)
             return q_table
-        return mlp(self.n_obs, widths, self.n_actions)
+        return mlp(self.n_obs, self.widths, self.n_actions)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
@@ -140,7 +141,18 @@ class DynaPolicy(BasePolicy):
         return self._predict(observation, deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        return self.values(self.features(observation)).argmax(-1)
+        values = self.values(self.features(observation))
+        if deterministic or not self.is_table:
+            return values.argmax(-1)
+        # NumPy's generator, so that a table model, which draws from torch's, changes nothing here.
+        uniform = np.random.random(values.shape)  # noqa: NPY002
+        return greedy(values, th.as_tensor(uniform, device=values.device))
+
+
+def greedy(values: th.Tensor, uniform: th.Tensor) -> th.Tensor:
+    """Return the best actions ``[B]`` of ``[B, A]``; ties go to the largest of other numbers."""
+    best = values == values.amax(-1, keepdim=True)
+    return th.where(best, uniform, -1.0).argmax(-1)
 
 
 class MlpPolicy(DynaPolicy):
