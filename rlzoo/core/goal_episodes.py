@@ -61,8 +61,9 @@ class GoalEpisodes:
             if value is not None:
                 _set(self, name, _floats(name, value, axes))
         _check_shapes(self)
-        horizon = self.observations.shape[1] - 1
-        lengths = np.full(len(self), horizon) if self.lengths is None else self.lengths
+        horizon = self.horizon
+        given: Any = self.lengths
+        lengths = np.full(len(self), horizon) if given is None else given
         _set(self, "lengths", _checked_lengths(lengths, len(self), horizon))
         if self.success is not None:
             _set(self, "success", _per_episode("success", self.success, len(self)).astype(bool))
@@ -77,7 +78,7 @@ class GoalEpisodes:
     @property
     def horizon(self) -> int:
         """``T``, the number of steps that the arrays have room for."""
-        return self.observations.shape[1] - 1
+        return int(self.observations.shape[1]) - 1
 
     @property
     def state_only(self) -> bool:
