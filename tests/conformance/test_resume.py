@@ -112,7 +112,7 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         FRAMES,
         (
             *(*ROLLOUTS, "policy_kwargs.encoder=impala-half", "regulariser=dropout"),
-            *("suspend=frozen", "bootstrap_timeouts=true"),
+            *("suspend=frozen", "bootstrap_timeouts=true", "cutout=true"),
         ),
     ),
     "ppo": ("ppo", "CartPole-v1", (*SMALL, "n_steps=16", "batch_size=16", "run.n_envs=2")),

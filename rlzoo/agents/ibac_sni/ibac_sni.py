@@ -81,6 +81,9 @@ class IBACSNI(DeviceOnPolicyAlgorithm):
         normalize_reward: Divide rewards by the running deviation of the discounted return and clip
             them to [-10, 10], as SB3's ``VecNormalize`` does; where that wrapper does it already,
             this does nothing. [Procgen] True, [CoinRun, grid] False.
+        cutout: Draw up to five coloured rectangles into every frame of a rollout, as the renderer
+            of [CoinRun] does; acting, update and bootstrap see the same ones. ``predict`` sees
+            frames as they are. [CoinRun] True, [Procgen, grid] False.
         bootstrap_timeouts: Add the discounted value of the last observation at a time limit, as
             SB3 does. [all] False: a time limit is an end.
         regulariser: ``"ib"``: information bottleneck; ``"dropout"`` on the latent; ``"batchnorm"``
@@ -147,6 +150,7 @@ class IBACSNI(DeviceOnPolicyAlgorithm):
         max_grad_norm: Annotated[float, POSITIVE] = 0.5,
         adam_eps: Annotated[float, POSITIVE] = 1e-5,
         normalize_reward: bool = True,
+        cutout: bool = False,
         bootstrap_timeouts: bool = False,
         regulariser: Regulariser = "ib",
         sni_lambda: Annotated[float, UNIT] | None = 0.5,
@@ -188,6 +192,7 @@ class IBACSNI(DeviceOnPolicyAlgorithm):
         self.normalize_advantage, self.advantage_std = normalize_advantage, advantage_std
         self.value_loss_scale, self.adam_eps = value_loss_scale, adam_eps
         self.normalize_reward, self.bootstrap_timeouts = normalize_reward, bootstrap_timeouts
+        self.cutout = cutout
         self.regulariser, self.sni_lambda, self.suspend = regulariser, sni_lambda, suspend
         self.n_noise_samples, self.latent_dim = n_noise_samples, latent_dim
         self.sigma_offset, self.beta, self.kl_unit = sigma_offset, beta, kl_unit
@@ -239,6 +244,7 @@ class IBACSNI(DeviceOnPolicyAlgorithm):
             self.gamma, self.n_envs, self.policy.is_image and self.policy.channels_last,
         )  # fmt: skip
         self._check_batch_statistics()
+        self._check_cutout()
         self._clip = FloatSchedule(cast(Any, self.clip_range))
         self._clip_vf = None
         if self.clip_range_vf is not None:
@@ -260,6 +266,14 @@ class IBACSNI(DeviceOnPolicyAlgorithm):
             raise RefusedError(
                 f"{type(self).__name__}: batch norm acts on the statistics of one vector.",
                 "Allowed: several environments, or sni_lambda from 0 to 1.",
+            )
+
+    def _check_cutout(self) -> None:
+        if self.cutout and (not self.policy.is_image or self.policy.encoder == "grid"):
+            raise RefusedError(
+                f"{type(self).__name__}: cutout=True with observations of "
+                f"{self.observation_space} and encoder={self.policy.encoder!r}.",
+                "Allowed for frames; grids and vectors have no colours.",
             )
 
     # ------------------------------------------------------------------ update

@@ -14,24 +14,27 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from rlzoo.agents.ibac_sni.cutout import cutout
 from rlzoo.agents.ibac_sni.policies import IBACPolicy
 from rlzoo.agents.ibac_sni.rewards import new_statistics, scale_rewards
 from rlzoo.agents.ibac_sni.rollout import DeviceRolloutBuffer
 from rlzoo.core.capture import Captured, adopt_loaded
 from rlzoo.core.model_file import ModelPath
+from rlzoo.core.seeding import stream
 
 
 class DeviceOnPolicyAlgorithm(OnPolicyAlgorithm):
     """SB3's on-policy loop with one copy of every observation, scaled rewards and CUDA graphs.
 
-    The constructor of the agent sets ``normalize_reward`` and ``bootstrap_timeouts``; its
-    ``_setup_model`` sets ``_graph`` and calls :meth:`_setup_acting`.
+    The constructor of the agent sets ``normalize_reward``, ``bootstrap_timeouts`` and ``cutout``;
+    its ``_setup_model`` sets ``_graph`` and calls :meth:`_setup_acting`.
     """
 
     policy: IBACPolicy  # type: ignore[assignment]
     rollout_buffer: DeviceRolloutBuffer
     normalize_reward: bool
     bootstrap_timeouts: bool
+    cutout: bool
     _graph: bool
 
     def _setup_acting(self) -> None:
@@ -39,6 +42,10 @@ class DeviceOnPolicyAlgorithm(OnPolicyAlgorithm):
             self.discounted_returns: NDArray[np.float64] = np.zeros(self.n_envs)
         if not hasattr(self, "return_statistics"):
             self.return_statistics = new_statistics()
+        if self.cutout and not hasattr(self, "cutout_seed"):
+            # Without a seed from the global generator, which the user may have seeded.
+            drawn = int(np.random.randint(2**31)) if self.seed is None else self.seed  # noqa: NPY002
+            self.cutout_seed = stream(drawn, "cutout")
         self._forget_graphs()
 
     def set_parameters(
@@ -93,10 +100,11 @@ class DeviceOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         buffer.reset()
         if self.num_timesteps == 0:
-            self.policy.warm_up(buffer.put_observation(self._last_obs))
+            self.policy.warm_up(buffer.put_observation(self._learned_from(self._last_obs)))
         callback.on_rollout_start()
         for _ in range(n_rollout_steps):
-            action, values, log_probs = self._act(buffer.put_observation(self._last_obs))
+            place = buffer.put_observation(self._learned_from(self._last_obs))
+            action, values, log_probs = self._act(place)
             actions = action.cpu().numpy()
             new_obs, rewards, dones, infos = env.step(actions)
             self.num_timesteps += env.num_envs
@@ -107,13 +115,28 @@ class DeviceOnPolicyAlgorithm(OnPolicyAlgorithm):
             learned = self._learned_rewards(rewards, infos)
             buffer.put(action, learned, self._last_episode_starts, values, log_probs)
             self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
-        last = th.as_tensor(cast(Any, self._last_obs)).to(self.device)
+        last = th.as_tensor(self._learned_from(self._last_obs)).to(self.device)
         with th.no_grad():
             last_values = self.policy.predict_values(last)
         buffer.compute_returns_and_advantage(last_values, self._last_episode_starts)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _learned_from(self, observations: Any, name: int = 0) -> Any:
+        """Return observations with rectangles drawn into them, if the settings say so.
+
+        The rectangles follow from the step: the observation behind a rollout, whose value is its
+        bootstrap, begins the next one with the same rectangles, also in a run that was continued.
+
+        Args:
+            observations: ``[n, channels, height, width]``.
+            name: What else the rectangles follow from.
+        """
+        if not self.cutout:
+            return observations
+        rng = np.random.default_rng((self.cutout_seed, self.num_timesteps, name))
+        return cutout(observations, rng)
 
     @th.no_grad()
     def _act(self, observation: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
@@ -143,7 +166,9 @@ class DeviceOnPolicyAlgorithm(OnPolicyAlgorithm):
             for index, info in enumerate(infos):
                 last = info.get("terminal_observation")
                 if last is not None and info.get("TimeLimit.truncated", False):
-                    observation = self.policy.obs_to_tensor(last)[0]
+                    # The step's own rectangles are those of the first frame of the next episode.
+                    seen = self._learned_from(last[None], index + 1)
+                    observation = self.policy.obs_to_tensor(seen)[0]
                     with th.no_grad():
                         value = self.policy.predict_values(cast(Any, observation))
                     learned[index] += self.gamma * value.item()

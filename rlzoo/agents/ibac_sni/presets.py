@@ -29,11 +29,12 @@ _MULTIROOM: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "procgen-easy": {},
     # microsoft/IBAC-SNI coinrun/: three training ranks of 32 environments, 8 minibatches; rewards
-    # as they are, learning rate and clip ranges falling to zero.
+    # as they are, learning rate and clip ranges falling to zero, cutout (`-uda 1`).
     "coinrun-paper": {
         "batch_size": 3_072,
         "anneal": True,
         "normalize_reward": False,
+        "cutout": True,
     },
     "multiroom": _MULTIROOM,
     # The same with fewer frames.
