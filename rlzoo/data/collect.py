@@ -25,6 +25,16 @@ from gymnasium import spaces
 
 import rlzoo
 from rlzoo.core.seeding import check_seed
+from rlzoo.data.goals import (
+    FINAL_SUCCESSES,
+    LAYOUT,
+    SUCCESSES,
+    FlatEnv,
+    FlatPolicy,
+    Layout,
+    flat_space,
+    goal_layout,
+)
 from rlzoo.data.policies import BatchPolicy, NoisyPolicy, as_batch_policy, check_action_space
 from rlzoo.data.schema import schema_spaces
 from rlzoo.data.shards import Columns, ShardFolder, locked, prepare
@@ -95,7 +105,8 @@ def collect(
     with contextlib.ExitStack() as stack:
         probe = make_env()
         stack.callback(probe.close)
-        policy = _fitting(policy, probe, settings)
+        layout = goal_layout(probe.observation_space)
+        policy = _fitting(policy, probe, settings, layout)
         facts = _facts(probe, policy, settings)
         folder = Path(work_dir) if work_dir is not None else None
         if folder is not None:
@@ -103,10 +114,13 @@ def collect(
             prepare(folder, facts)
         elif workers > 1:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="rlzoo-collect-")))
+        if layout is not None:
+            make_env = FlatEnv(make_env)
         job = Job(make_env, policy, settings, *_stored_spaces(probe), folder)
         stack.enter_context(quiet_process())
         slots = _fill(job, workers, _throttled(progress, size))
-    return _assemble(job, slots, {**facts, **(metadata or {})})
+    goals = {} if layout is None else {LAYOUT: layout}
+    return _assemble(job, slots, {**facts, **goals, **(metadata or {})})
 
 
 def _settings(
@@ -125,9 +139,10 @@ def _settings(
     )
 
 
-def _fitting(policy: Any, env: Any, settings: Settings) -> BatchPolicy:
+def _fitting(policy: Any, env: Any, settings: Settings, layout: Layout | None) -> BatchPolicy:
     """Return the policy with its noise on top, checked against the environment."""
-    storage(env.observation_space)
+    if layout is None:
+        storage(env.observation_space)
     check_action_space(env.action_space)
     for name in ("observation_space", "action_space"):
         theirs, ours = getattr(policy, name, None), getattr(env, name)
@@ -137,6 +152,8 @@ def _fitting(policy: Any, env: Any, settings: Settings) -> BatchPolicy:
                 f"Policy: {theirs}; environment: {ours}.",
             )
     batch = as_batch_policy(policy, env.action_space)
+    if layout is not None:
+        batch = FlatPolicy(batch, layout)
     # made even without noise, for its checks of the ranges
     noisy = NoisyPolicy(batch, env.action_space, settings.epsilon, settings.gaussian_noise)
     return noisy if settings.epsilon or settings.gaussian_noise else batch
@@ -144,6 +161,8 @@ def _fitting(policy: Any, env: Any, settings: Settings) -> BatchPolicy:
 
 def _stored_spaces(env: Any) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
     """Return the spaces of what is stored: floats are kept as float32 whatever the environment."""
+    if goal_layout(env.observation_space) is not None:
+        return schema_spaces(flat_space(env.observation_space), env.action_space, str(env))
     if not isinstance(env.observation_space, spaces.Box):
         return env.observation_space, env.action_space
     return schema_spaces(env.observation_space, env.action_space, str(env))
@@ -228,6 +247,11 @@ def _assemble(
     lengths = [length for slot in slots for length in slot.lengths]
     last = np.cumsum([len(slot.lengths) for slot in slots]) - 1
     cut = [int(i) for i, slot in zip(last, slots, strict=True) if slot.cut]
+    outcomes = [success for slot in slots for success in slot.successes]
+    said = [success for success in outcomes if success is not None]
+    if len(said) == len(outcomes):
+        any_time, final = ([bool(s[i]) for s in said] for i in (0, 1))
+        metadata = {**metadata, SUCCESSES: any_time, FINAL_SUCCESSES: final}
     return Transitions(
         **columns,
         episode_starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)]),

@@ -29,6 +29,7 @@ from minari.serialization import serialize_space
 from minari.storage import get_dataset_path
 
 from rlzoo.data import scores
+from rlzoo.data.goals import LAYOUT, dict_space, flat_space, goal_layout, layout_of
 from rlzoo.data.hdf5 import open_hdf5
 from rlzoo.data.minari_layout import MAIN_FILE, EpisodeReader, write_episodes
 from rlzoo.data.schema import action_dtype, add_note, build, schema_spaces, to_json
@@ -180,7 +181,7 @@ def _minari_metadata(t: Transitions, dataset_id: str, size: int) -> dict[str, An
         "total_steps": len(t),
         "data_format": "hdf5",
         "jpeg_encoding": False,
-        "observation_space": serialize_space(t.observation_space),
+        "observation_space": serialize_space(_observation_space(t)),
         "action_space": serialize_space(t.action_space),
         "dataset_size": round(size / 1e6, 1),
         "author": ["rlzoo"],
@@ -193,6 +194,13 @@ def _minari_metadata(t: Transitions, dataset_id: str, size: int) -> dict[str, An
         if t.env_id:
             values["env_spec"] = gym.spec(t.env_id).to_json()
     return values
+
+
+def _observation_space(t: Transitions) -> gym.Space[Any]:
+    layout = layout_of(t)
+    if layout is None or not isinstance(t.observation_space, gym.spaces.Box):
+        return t.observation_space
+    return dict_space(t.observation_space, layout)
 
 
 def _make_namespace(dataset_id: str) -> None:
@@ -307,16 +315,16 @@ def _read_arrays(data: Path, raw: dict[str, Any], source: str) -> Transitions:
             "",
             advice,
         ) from error
-    observation_space, action_space = schema_spaces(
-        storage.observation_space, storage.action_space, source
-    )
+    layout = goal_layout(storage.observation_space)
+    observed = flat_space(storage.observation_space) if layout else storage.observation_space
+    observation_space, action_space = schema_spaces(observed, storage.action_space, source)
     jpeg = storage.jpeg_encoding and (
         is_image_space(storage.observation_space) or is_image_space(storage.action_space)
     )
     own_reader = raw["data_format"] == "hdf5" and not jpeg
     lengths, seeds = _episode_facts(data, storage, raw, source, advice)
     reader = EpisodeReader(
-        source, lengths, observation_space, action_space, action_dtype(action_space)
+        source, lengths, observation_space, action_space, action_dtype(action_space), layout
     )
     if own_reader:
         with open_hdf5(data / MAIN_FILE, advice) as file:
@@ -324,6 +332,8 @@ def _read_arrays(data: Path, raw: dict[str, Any], source: str) -> Transitions:
     else:
         reader.read_episodes(storage.get_episodes(range(len(lengths))))
     metadata = _schema_metadata(raw, source, seeds)
+    if layout is not None:
+        metadata[LAYOUT] = layout
     t = build(reader.arrays, reader.episode_starts, observation_space, action_space, metadata)
     return add_note(t, "pixels were stored as JPEG (not loss-free)") if jpeg else t
 

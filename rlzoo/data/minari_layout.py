@@ -18,6 +18,7 @@ from gymnasium import spaces
 from h5py import h5d, h5s
 from numpy.typing import NDArray
 
+from rlzoo.data.goals import FINAL_SUCCESSES, SUCCESSES, Layout, join, layout_of, split
 from rlzoo.data.schema import chain_breaks
 from rlzoo.data.transitions import Transitions
 from rlzoo.errors import RefusedError
@@ -27,17 +28,24 @@ ROW_ARRAYS = ("actions", "rewards", "terminations", "truncations")
 # An array that Minari does not know (and skips): true next observations of episodes whose rows do
 # not follow each other, which n + 1 observations cannot hold.
 _NEXT = "next_observations"
+_ATTRIBUTES = {"seed": "episode_seeds", "success": SUCCESSES, "final_success": FINAL_SUCCESSES}
 
 
 def write_episodes(path: Path, t: Transitions) -> None:
     """Write every episode of ``t`` to a new HDF5 file in Minari's layout, bit by bit.
 
-    ``metadata["episode_seeds"]`` (``[e]``) becomes the seed attribute of the episodes.
+    ``metadata["episode_seeds"]`` (``[e]``) becomes the seed attribute of the episodes, and what
+    is known of their success the attributes ``success`` and ``final_success``. Observations with
+    goals become the group of arrays that Minari keeps for a dict.
     """
     breaks = np.searchsorted(t.episode_starts, chain_breaks(t), side="right") - 1
     broken = set(breaks.tolist())
-    seeds = list(t.metadata.get("episode_seeds", []))
-    seeds = seeds if len(seeds) == t.n_episodes else []
+    attributes = {
+        name: values
+        for name, key in _ATTRIBUTES.items()
+        if len(values := t.metadata.get(key, [])) == t.n_episodes
+    }
+    layout = layout_of(t)
     # Pixels compress well; gzip is loss-free and every HDF5 reader knows it.
     packed = t.observations.dtype == np.uint8 and t.observations.ndim > 2
     with h5py.File(path, "w", libver=("v110", "v110")) as file:
@@ -46,12 +54,18 @@ def write_episodes(path: Path, t: Transitions) -> None:
             group = file.create_group(f"episode_{i}")
             group.attrs["id"] = i
             group.attrs["total_steps"] = stop - start
-            if seeds and seeds[i] is not None:
-                group.attrs["seed"] = seeds[i]
+            for name, values in attributes.items():
+                if values[i] is not None:
+                    group.attrs[name] = values[i]
             observed = np.concatenate(
                 [t.observations[start:stop], t.next_observations[stop - 1 : stop]]
             )
-            _write(group, "observations", observed, packed)
+            if layout is None:
+                _write(group, "observations", observed, packed)
+            else:
+                parts = group.create_group("observations")
+                for name, values in split(observed, layout).items():
+                    _write(parts, name, values, packed=False)
             if i in broken:
                 _write(group, _NEXT, t.next_observations[start:stop], packed)
             for name in ROW_ARRAYS:
@@ -80,6 +94,7 @@ class EpisodeReader:
         observation_space: In the dtype of the schema.
         action_space: In the dtype of the schema.
         dtype: Dtype of stored actions.
+        layout: Of observations with goals, which lie in a group of arrays.
     """
 
     def __init__(
@@ -89,9 +104,10 @@ class EpisodeReader:
         observation_space: spaces.Box,
         action_space: spaces.Space[Any],
         dtype: Any,
+        layout: Layout | None = None,
     ) -> None:
         n = int(lengths.sum())
-        self.source = source
+        self.source, self.layout = source, layout
         self.episode_starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         observed = (n, *observation_space.shape)
         self.arrays: dict[str, NDArray[Any]] = {
@@ -120,13 +136,25 @@ class EpisodeReader:
         steps = stop - start
         shape = self.arrays["observations"].shape[1:]
         observed = np.empty((steps + 1, *shape), self.arrays["observations"].dtype)
-        self._read(i, group, "observations", observed)
+        if self.layout is None:
+            self._read(i, group, "observations", observed)
+        else:
+            self._read_parts(i, group, observed)
         self.arrays["observations"][start:stop] = observed[:-1]
         self.arrays["next_observations"][start:stop] = observed[1:]
         for name in ROW_ARRAYS:
             self._read(i, group, name, self.arrays[name][start:stop])
         if _NEXT.encode() in group:
             self._read(i, group, _NEXT, self.arrays[_NEXT][start:stop])
+
+    def _read_parts(self, i: int, group: Any, observed: NDArray[Any]) -> None:
+        parts = h5py.h5g.open(group, b"observations")
+        for key, target in split(observed, self.layout or {}).items():
+            if key.encode() not in parts:
+                raise self._refusal(i, f"has no observations/{key}")
+            values = np.empty(target.shape, target.dtype)
+            self._read(i, parts, key, values)
+            target[...] = values
 
     def _read(self, i: int, group: Any, name: str, target: NDArray[Any]) -> None:
         if not target.flags.c_contiguous:
@@ -146,7 +174,8 @@ class EpisodeReader:
         """Read episodes as Minari's own storage yields them (any format, JPEG decoded)."""
         for i, episode in enumerate(episodes):
             start, stop = self._rows(i)
-            observed = np.asarray(episode["observations"])
+            read = episode["observations"]
+            observed = np.asarray(read) if self.layout is None else join(read)
             wanted = (stop - start + 1, *self.arrays["observations"].shape[1:])
             if observed.shape != wanted:
                 raise self._refusal(i, _wrong_shape("observations", observed.shape, wanted))

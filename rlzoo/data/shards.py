@@ -26,16 +26,22 @@ Columns = dict[str, NDArray[Any]]
 """The six per-transition arrays of :class:`~rlzoo.data.transitions.Transitions` by name."""
 
 CARD = "collect.json"
+_PER_EPISODE = ("slots", "numbers", "cuts", "lengths", "successes")
 FLUSH_ROWS, FLUSH_SECONDS = 20_000, 10.0
 
 
 class Episode(NamedTuple):
-    """One finished episode; ``cut`` says that the slot's quota ended it."""
+    """One finished episode; ``cut`` says that the slot's quota ended it.
+
+    ``success`` is what the environment said of it: at any step, and at the last one; None where
+    it says nothing.
+    """
 
     slot: int
     number: int
     cut: bool
     columns: Columns
+    success: tuple[bool, bool] | None = None
 
 
 def _publish(path: Path, write: Any) -> None:
@@ -77,6 +83,7 @@ class ShardFolder:
                 "numbers": np.array([e.number for e in self._pending], np.int64),
                 "cuts": np.array([e.cut for e in self._pending], np.bool_),
                 "lengths": np.array([len(e.columns["rewards"]) for e in self._pending], np.int64),
+                "successes": np.array([_as_row(e.success) for e in self._pending], np.int8),
             }
             for name in self._pending[0].columns:
                 arrays[name] = np.concatenate([e.columns[name] for e in self._pending])
@@ -98,13 +105,18 @@ def _episodes(path: Path) -> Iterator[Episode]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}  # checks the CRC of each
-        index = [arrays.pop(name) for name in ("slots", "numbers", "cuts", "lengths")]
+        index = [arrays.pop(name) for name in _PER_EPISODE]
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return
     ends = np.cumsum(index[3])
-    for slot, number, cut, length, end in zip(*index, ends, strict=True):
+    for slot, number, cut, length, said, end in zip(*index, ends, strict=True):
         rows = {name: values[end - length : end] for name, values in arrays.items()}
-        yield Episode(int(slot), int(number), bool(cut), rows)
+        success = (bool(said[0]), bool(said[1])) if said[0] >= 0 else None
+        yield Episode(int(slot), int(number), bool(cut), rows, success)
+
+
+def _as_row(success: tuple[bool, bool] | None) -> tuple[int, int]:
+    return (-1, -1) if success is None else (int(success[0]), int(success[1]))
 
 
 @contextlib.contextmanager

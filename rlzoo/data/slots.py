@@ -110,6 +110,7 @@ class Slot:
         self.job, self.index, self.columns = job, index, columns
         self.quota = len(columns["rewards"])
         self.lengths: list[int] = []
+        self.successes: list[tuple[bool, bool] | None] = []
         self.cut = False
         self.rows = 0
 
@@ -127,6 +128,7 @@ class Slot:
                 values[self.rows : self.rows + length] = episode.columns[name]
             self.rows, self.cut = self.rows + length, episode.cut
             self.lengths.append(length)
+            self.successes.append(episode.success)
 
     def begin(self, env: Any) -> Any:
         """Reset the environment and the noise, and return the first observation."""
@@ -134,6 +136,7 @@ class Slot:
         seed = self.job.settings.seed
         bits = np.random.PCG64(stream(seed, "collect", "actions", *path))
         self._rng, self._step, self._start = np.random.Generator(bits), 0, self.rows
+        self._success: tuple[bool, bool] | None = None
         observation, _ = env.reset(seed=stream(seed, "collect", "env", *path))
         return observation
 
@@ -159,7 +162,8 @@ class Slot:
 
     def record(self, observation: Any, action: Any, result: tuple[Any, ...]) -> bool:
         """Store one step; return whether the episode is over, by itself or by the quota."""
-        following, reward, terminated, truncated, _ = result
+        following, reward, terminated, truncated, info = result
+        self._note_success(info)
         columns, row = self.columns, self.rows
         self.rows += 1
         ended = bool(terminated or truncated)
@@ -172,11 +176,19 @@ class Slot:
         columns["next_observations"][row] = following
         return ended or self.cut
 
+    def _note_success(self, info: Mapping[str, Any]) -> None:
+        """Keep what the environment says of success: at any step, and at the last one."""
+        said = info.get("is_success", info.get("success"))  # the second in PointMaze
+        if said is not None:
+            before = self._success is not None and self._success[0]
+            self._success = (before or bool(said), bool(said))
+
     def finish(self) -> Episode:
         """Close the episode and return it."""
         self.lengths.append(self.rows - self._start)
+        self.successes.append(self._success)
         rows = {name: values[self._start : self.rows] for name, values in self.columns.items()}
-        return Episode(self.index, len(self.lengths) - 1, self.cut, rows)
+        return Episode(self.index, len(self.lengths) - 1, self.cut, rows, self._success)
 
 
 def allocate(job: Job, slots: range) -> tuple[Columns, list[Slot]]:

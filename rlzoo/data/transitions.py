@@ -11,6 +11,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+PER_EPISODE = ("episode_seeds", "episode_successes", "episode_final_successes")
+"""Lists in the metadata with one entry per episode."""
+
 
 @dataclass(frozen=True, eq=False)
 class Transitions:
@@ -124,7 +127,7 @@ class Transitions:
         cut = set(self.metadata.get("cut_episodes", []))
         per_episode = {
             name: [values[i] for i in chosen]
-            for name in ("episode_seeds",)
+            for name in PER_EPISODE
             if len(values := self.metadata.get(name, [])) == self.n_episodes
         }
         return replace(

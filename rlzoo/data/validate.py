@@ -172,12 +172,6 @@ def drop_bad(t: Transitions) -> Transitions:
             "Collect or export the data set again.",
         )
     kept = t.select_episodes(np.setdiff1d(np.arange(t.n_episodes), bad))
-    seeds = t.metadata.get("episode_seeds")
-    if seeds is not None and len(seeds) == t.n_episodes:
-        dropped = set(bad.tolist())
-        kept = kept.with_metadata(
-            episode_seeds=[seed for i, seed in enumerate(seeds) if i not in dropped]
-        )
     return add_note(
         kept,
         f"dropped {len(bad)} of {t.n_episodes} episodes ({len(t) - len(kept)} rows) "
