@@ -14,8 +14,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from rlzoo.core.seeding import check_seed, stream
-from rlzoo.envs import compat, multiroom
+from rlzoo.envs import compat, goals, multiroom
 from rlzoo.envs.checks import ATARI, PROCGEN, check_api, check_env_id, first_line
+from rlzoo.envs.goals.rooms_vec import FourRoomsVecEnv
 from rlzoo.envs.guard import EnvFailedError, Guard, Unmade
 from rlzoo.envs.workers import WorkerVecEnv
 from rlzoo.errors import RefusedError
@@ -27,6 +28,7 @@ _BACKENDS = {
     ATARI: (GYMNASIUM, ENVPOOL),
     PROCGEN: (ENVPOOL, GYMNASIUM),
     multiroom.ENTRY_POINT: (BATCHED, GYMNASIUM),
+    goals.ROOMS: (BATCHED, GYMNASIUM),
 }
 """What may step a vector of a family, by its entry point; the first one unless asked for."""
 _OF_VECTORS = ("backend", "num_threads")
@@ -135,8 +137,8 @@ def make_vec(
         env_kwargs: Keyword arguments of the environment. ``backend`` chooses what steps the copies:
             ``"gymnasium"``, one after the other; ``"envpool"``, C++ threads, for Atari (if asked
             for) and Procgen (unless asked otherwise); ``"batched"``, all at once, for MultiRoom
-            (unless asked otherwise, or in processes). What draws images (``render_mode``) is
-            stepped one after the other.
+            and Four Rooms (unless asked otherwise, or in processes). What draws images
+            (``render_mode``) is stepped one after the other.
 
     Raises:
         RefusedError: As :func:`make_env`, or if the environment breaks the API.
@@ -151,12 +153,11 @@ def make_vec(
         raise RefusedError(
             f"Environment {env_id!r} has no split {split!r}.", "Allowed: None for this environment."
         )
+    if spec.entry_point == goals.ROOMS:  # drawn once per run, the same ones in every copy
+        env_kwargs.setdefault("goal_seed", stream(seed, "goals"))
     backend, drawn = _backend(env_id, spec, env_kwargs), env_kwargs.get("render_mode") is not None
     if backend == BATCHED and not (drawn or processes):
-        from rlzoo.envs.multiroom.vec import MultiRoomVecEnv  # needs minigrid
-
-        only = make_env(env_id, training, **env_kwargs)
-        vec: VecEnv = MultiRoomVecEnv(only.unwrapped, n_envs, monitor)  # type: ignore[arg-type]
+        vec: VecEnv = _batch(make_env(env_id, training, **env_kwargs), spec, n_envs, monitor)
     elif backend == ENVPOOL and not drawn:
         vec = _pool(env_id, spec, n_envs, training, monitor, processes, env_kwargs)
     else:
@@ -164,6 +165,15 @@ def make_vec(
     # SB3 hands these to the first reset of each environment.
     vec._seeds = [stream(seed, "env", index) for index in range(n_envs)]
     return vec
+
+
+def _batch(only: gym.Env[Any, Any], spec: EnvSpec, n_envs: int, monitor: bool) -> VecEnv:
+    """Multiply an environment in its family's batched simulator."""
+    if spec.entry_point == goals.ROOMS:
+        return FourRoomsVecEnv(only, n_envs, monitor)
+    from rlzoo.envs.multiroom.vec import MultiRoomVecEnv  # needs minigrid
+
+    return MultiRoomVecEnv(only.unwrapped, n_envs, monitor)  # type: ignore[arg-type]
 
 
 def _pool(
