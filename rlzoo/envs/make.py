@@ -31,7 +31,7 @@ _BACKENDS = {
     goals.ROOMS: (BATCHED, GYMNASIUM),
 }
 """What may step a vector of a family, by its entry point; the first one unless asked for."""
-_OF_VECTORS = ("backend", "num_threads")
+OF_VECTORS = ("backend", "num_threads")
 """Arguments that make no difference to one environment."""
 
 
@@ -65,7 +65,7 @@ def _make(
     with _refusing(env_id, env_kwargs), compat.quiet_v4():
         if spec.entry_point in _BACKENDS:
             _backend(env_id, spec, env_kwargs)
-            env_kwargs = {k: v for k, v in env_kwargs.items() if k not in _OF_VECTORS}
+            env_kwargs = {k: v for k, v in env_kwargs.items() if k not in OF_VECTORS}
         if spec.entry_point == ATARI:
             from rlzoo.envs.atari import make_atari  # imports OpenCV
 
