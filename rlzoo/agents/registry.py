@@ -23,6 +23,8 @@ class AgentSpec:
         paper: arXiv number, or where it comes from.
         paper_env: An environment of the paper that needs more than the default one; it is named
             where none was given.
+        demonstrations: Takes demonstrations beside the environment. Its class has
+            ``uses_demonstrations(arguments)``, which says whether these arguments need them.
     """
 
     name: str
@@ -33,6 +35,7 @@ class AgentSpec:
     summary: str
     paper: str = ""
     paper_env: str = ""
+    demonstrations: bool = False
 
     def load_class(self) -> type[Any]:
         """Import the module of the agent and return its class."""

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from rlzoo.data import Transitions
 
 # Options that describe a collection of one's own: a recipe has them fixed.
-_OWN = ("env", "policy", "seed", "n_envs", "deterministic", "epsilon", "noise", "out", "agent")
+_OWN = (
+    "env", "policy", "episodes", "seed", "n_envs", "deterministic", "epsilon", "noise", "out",
+    "agent",
+)  # fmt: skip
 
 
 def collect(
@@ -25,11 +28,17 @@ def collect(
     env: options.Env = None,
     policy: Annotated[
         str,
-        typer.Option(metavar="NAME|MODEL", help="random, medium, expert, model.zip, run folder."),
+        typer.Option(
+            metavar="NAME|MODEL", help="random, medium, expert, scripted, model.zip, run folder."
+        ),
     ] = "random",
     size: Annotated[
         int | None,
         typer.Option(metavar="N", help="Transitions; 100,000, or what the recipe says."),
+    ] = None,
+    episodes: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Whole episodes, in environments with goals."),
     ] = None,
     seed: options.Seed = 0,
     n_envs: Annotated[int, typer.Option(metavar="N", help="Slots; part of the data.")] = 16,
@@ -37,7 +46,10 @@ def collect(
         bool, typer.Option("--deterministic", help="Take the policy's deterministic actions.")
     ] = False,
     epsilon: Annotated[
-        float, typer.Option(metavar="P", help="Probability of a uniform action, 0 to 1.")
+        float,
+        typer.Option(
+            "--epsilon", "--random-eps", metavar="P", help="Probability of a uniform action."
+        ),
     ] = 0.0,
     noise: Annotated[
         float, typer.Option(metavar="SD", help="Gaussian noise on actions scaled to [-1, 1].")
@@ -78,12 +90,14 @@ def collect(
         overwrite=overwrite,
         trust=trust,
         agent=agent,
+        episodes=episodes,
     )
     print(describe(datasets.collect_request(request, ConsoleProgress())))
 
 
 def describe(data: Transitions) -> str:
     """Return what was collected: id, size, returns, fingerprint."""
+    from rlzoo.data.goals import FINAL_SUCCESSES, SUCCESSES
     from rlzoo.data.scores import normalized_score
     from rlzoo.report.tables import number, plus_minus
 
@@ -91,17 +105,21 @@ def describe(data: Transitions) -> str:
     # Where every episode was cut, the statistics are of cut ones and say little about the policy.
     kind = "complete" if data.complete.any() else "cut"
     score = number(normalized_score(data.env_id, returns["mean"]))
-    return "\n".join(
-        [
-            f"data set     {data.dataset_id}",
-            f"size         {len(data):,} transitions, {data.n_episodes:,} episodes",
-            f"return       {plus_minus(returns['mean'], returns['std'])} over "
-            f"{returns['episodes']:,} {kind} episodes, {number(returns['min'])} to "
-            f"{number(returns['max'])}",
-            f"normalised   {score}",
-            f"fingerprint  {data.fingerprint}",
-        ]
-    )
+    lines = [
+        f"data set     {data.dataset_id}",
+        f"size         {len(data):,} transitions, {data.n_episodes:,} episodes",
+        f"return       {plus_minus(returns['mean'], returns['std'])} over "
+        f"{returns['episodes']:,} {kind} episodes, {number(returns['min'])} to "
+        f"{number(returns['max'])}",
+        f"normalised   {score}",
+        f"fingerprint  {data.fingerprint}",
+    ]
+    if SUCCESSES in data.metadata:
+        any_time, final = (
+            sum(data.metadata[name]) / data.n_episodes for name in (SUCCESSES, FINAL_SUCCESSES)
+        )
+        lines.insert(3, f"success      {any_time:.0%} at any step, {final:.0%} at the last one")
+    return "\n".join(lines)
 
 
 def _collect_recipe(name: str, size: int | None, workers: int | None, overwrite: bool) -> None:

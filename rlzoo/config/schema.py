@@ -23,6 +23,7 @@ EXCLUDED: dict[str, str] = {
     "policy": "it follows from the observation space",
     "env": "use --env",
     "dataset": "use --dataset, or 'dataset' in the run section",
+    "demonstrations": "use --dataset, or 'dataset' in the run section",
     "seed": "use --seed",
     "device": "use --device",
     "tensorboard_log": "the run folder has it",

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -42,13 +42,16 @@ class Recipe:
     Attributes:
         id: Minari id; names every value that is not the default.
         env_id: Gymnasium id.
-        behaviour: ``"random"``, or the level of a shipped behaviour.
+        behaviour: ``"random"``, the level of a shipped behaviour, or ``"scripted"``
+            (:mod:`rlzoo.data.demonstrations`).
         deterministic: Take the behaviour's deterministic actions. False as in D4RL.
         epsilon: Probability of a uniform action.
         gaussian_noise: Standard deviation of noise on actions scaled to [-1, 1].
         size: Number of transitions.
         seed: Of all streams.
         n_envs: Slots of the collector.
+        env_kwargs: Arguments of the environment.
+        state_only: Leave the actions out.
     """
 
     id: str
@@ -60,13 +63,21 @@ class Recipe:
     size: int = STANDARD_SIZE
     seed: int = 0
     n_envs: int = 16
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    state_only: bool = False
 
     def with_size(self, size: Any) -> Recipe:
         """Return the recipe for another number of transitions, under an id of its own.
 
         Raises:
-            RefusedError: If the size is not a positive integer.
+            RefusedError: If the size is not a positive integer, or demonstrations are asked for,
+                which are counted in episodes.
         """
+        if self.behaviour == "scripted":
+            raise RefusedError(
+                f"{self.id} is counted in episodes, not in transitions.",
+                todo="Name their number: scripted-100ep-v0 has 100.",
+            )
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise RefusedError(f"size={size!r} is out of range.", "Allowed: an integer >= 1.")
         sized = _SIZED.fullmatch(self.id)
@@ -109,9 +120,15 @@ def get_recipe(dataset_id: str) -> Recipe:
     base = f"{sized[1]}-{sized[4]}" if sized else dataset_id
     if sized and base in RECIPES:
         return RECIPES[base].with_size(int(sized[2]) * _UNITS[sized[3]])
+    from rlzoo.data.demonstrations import parse_scripted, standard_recipes
+
+    scripted = parse_scripted(dataset_id)
+    if scripted is not None:
+        return scripted
+    names = [*RECIPES, *standard_recipes()]
     raise RefusedError(
-        f"There is no recipe {dataset_id!r}. {did_you_mean(base, RECIPES)}".rstrip(),
-        f"Allowed: {', '.join(RECIPES)}, each also with a size as in medium-100k-v0.",
+        f"There is no recipe {dataset_id!r}. {did_you_mean(base, names)}".rstrip(),
+        f"Allowed: {', '.join(names)}; also with a size: medium-100k-v0, scripted-100ep-v0.",
     )
 
 
@@ -158,13 +175,12 @@ def collect_recipe(
     Raises:
         RefusedError: If the behaviour does not ship, or as ``collect`` does.
     """
-    from rlzoo.data.behaviours import load_behaviour
     from rlzoo.data.collect import collect
+    from rlzoo.data.goals import without_actions
 
-    random = recipe.behaviour == "random"
-    return collect(
+    data = collect(
         make_env,
-        "random" if random else load_behaviour(recipe.env_id, recipe.behaviour),
+        _policy(recipe),
         size=recipe.size,
         seed=recipe.seed,
         n_envs=recipe.n_envs,
@@ -176,3 +192,16 @@ def collect_recipe(
         progress=progress,
         metadata={"id": recipe.id, "env_id": recipe.env_id, "recipe": recipe.as_dict()},
     )
+    return without_actions(data) if recipe.state_only else data
+
+
+def _policy(recipe: Recipe) -> Any:
+    if recipe.behaviour == "random":
+        return "random"
+    if recipe.behaviour == "scripted":
+        from rlzoo.data.experts import scripted_expert
+
+        return scripted_expert(recipe.env_id)
+    from rlzoo.data.behaviours import load_behaviour
+
+    return load_behaviour(recipe.env_id, recipe.behaviour)

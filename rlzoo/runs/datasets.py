@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from minari.storage import get_dataset_path
 from stable_baselines3.common.save_util import save_to_pkl
 
+from rlzoo.core.goal_episodes import GoalEpisodes
 from rlzoo.core.safe_files import replacing
 from rlzoo.data import d4rl, minari_io
 from rlzoo.data import recipes as recipe_book
 from rlzoo.data.collect import collect
+from rlzoo.data.demonstrations import SCRIPTED, scripted_recipe, slots_for, standard_recipes
+from rlzoo.data.goals import goal_layout, to_goal_episodes
 from rlzoo.data.load import is_pickle, load_dataset
 from rlzoo.data.recipes import RECIPES, Recipe, get_recipe
 from rlzoo.data.sb3_buffers import to_replay_buffer
@@ -23,10 +28,11 @@ from rlzoo.data.transitions import Transitions
 from rlzoo.envs import check_env_id, make_env
 from rlzoo.errors import RefusedError
 from rlzoo.runs.directory import safe_name
-from rlzoo.runs.policies import load_policy
+from rlzoo.runs.policies import load_policy, locate
 from rlzoo.runs.progress import Progress, Silent
 
 FILE_SUFFIXES = (".hdf5", ".h5")
+_OF_VECTORS = ("backend", "num_threads", "goal_seed")  # other arguments change the data
 # Starting a worker costs seconds (it imports torch); below this size one process is faster.
 _WORTH_WORKERS = 50_000
 
@@ -49,6 +55,8 @@ class CollectRequest:
         overwrite: Replace what is there.
         trust: Unpickle a model file that rlzoo did not write.
         agent: Class of such a model file, a name in the registry.
+        episodes: Number of whole episodes, in place of ``size``; only for environments whose
+            episodes end at their time limit, as those with goals do.
     """
 
     env_id: str
@@ -64,6 +72,7 @@ class CollectRequest:
     overwrite: bool = False
     trust: bool = False
     agent: str | None = None
+    episodes: int | None = None
 
 
 def home() -> Path:
@@ -91,6 +100,29 @@ def ensure_dataset(
     return collect_recipe(recipe, progress, workers)
 
 
+def ensure_demonstrations(
+    source: str | None, env_id: str, env_kwargs: Mapping[str, Any], progress: Progress | None = None
+) -> GoalEpisodes:
+    """Return demonstrations of a task; those of its scripted expert are collected where absent.
+
+    Args:
+        source: Recipe id, Minari id or path; by default 20 episodes of the scripted expert.
+        env_id: The task.
+        env_kwargs: Arguments of the environment that the agent trains in.
+        progress: Where the collection reports.
+
+    Raises:
+        RefusedError: If there is no expert for the task, or the data are of another one.
+    """
+    if source is not None:
+        return to_goal_episodes(ensure_dataset(source, progress), env_id)
+    own = {name: value for name, value in env_kwargs.items() if name not in _OF_VECTORS}
+    recipe = scripted_recipe(env_id, env_kwargs=own)
+    found = minari_io.exists(recipe.id)
+    data = load_dataset(recipe.id) if found else collect_recipe(recipe, progress)
+    return to_goal_episodes(data, env_id)
+
+
 def collect_recipe(
     recipe: Recipe, progress: Progress | None = None, workers: int | None = None
 ) -> Transitions:
@@ -104,7 +136,7 @@ def collect_recipe(
     try:
         data = recipe_book.collect_recipe(
             recipe,
-            partial(make_env, recipe.env_id),
+            partial(make_env, recipe.env_id, **recipe.env_kwargs),
             workers=_workers(workers, recipe.size),
             work_dir=work_dir,
             progress=lambda done, _: progress.update(done),
@@ -125,6 +157,8 @@ def collect_request(request: CollectRequest, progress: Progress | None = None) -
     progress = progress or Silent()
     check_env_id(request.env_id)
     _check_target(request)
+    env_kwargs = _env_kwargs(request)
+    request = _in_transitions(request, env_kwargs)
     policy = load_policy(
         request.policy, request.env_id, trust=request.trust, agent=request.agent, device="cpu"
     )
@@ -132,7 +166,7 @@ def collect_request(request: CollectRequest, progress: Progress | None = None) -
     progress.start(f"collecting {request.out}", request.size, "transitions")
     try:
         data = collect(
-            partial(make_env, request.env_id),
+            partial(make_env, request.env_id, **env_kwargs),
             policy,
             size=request.size,
             seed=request.seed,
@@ -150,6 +184,38 @@ def collect_request(request: CollectRequest, progress: Progress | None = None) -
     stored = store(data, request.out, request.overwrite)
     discard(work_dir)
     return stored
+
+
+def _env_kwargs(request: CollectRequest) -> dict[str, Any]:
+    """Return the arguments of the environment: those of the policy's run, or of its expert."""
+    found = locate(request.policy, request.env_id)
+    if found.kind == SCRIPTED:
+        return scripted_recipe(request.env_id).env_kwargs
+    return dict(found.run.env_kwargs)
+
+
+def _in_transitions(request: CollectRequest, env_kwargs: dict[str, Any]) -> CollectRequest:
+    """Return the request with its episodes counted in transitions, slot by slot.
+
+    Raises:
+        RefusedError: If the environment has no time limit, so that nothing can be said.
+    """
+    if request.episodes is None:
+        return request
+    if request.episodes < 1:
+        raise RefusedError(f"episodes={request.episodes} is out of range.", "Allowed: at least 1.")
+    env = make_env(request.env_id, **env_kwargs)
+    limit = env.spec.max_episode_steps if env.spec is not None else None
+    with_goals = goal_layout(env.observation_space) is not None
+    env.close()
+    if limit is None or not with_goals:
+        raise RefusedError(
+            f"--episodes cannot be used with {request.env_id}, whose episodes vary in length.",
+            "Allowed: environments with goals, whose episodes end at their time limit.",
+            "Give the number of transitions: --size",
+        )
+    size = request.episodes * limit
+    return replace(request, size=size, n_envs=slots_for(request.episodes))
 
 
 def is_file(target: str) -> bool:
@@ -236,7 +302,7 @@ def list_known() -> list[Known]:
     local = minari_io.local_ids()
     absent = [
         Known(recipe.id, False, recipe.env_id, recipe.size)
-        for recipe in RECIPES.values()
+        for recipe in {**RECIPES, **standard_recipes()}.values()
         if recipe.id not in local
     ]
     return sorted([*absent, *(_local(name) for name in local)], key=lambda known: known.id)

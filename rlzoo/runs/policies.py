@@ -19,7 +19,9 @@ from rlzoo.core.safe_zip import load_model
 from rlzoo.core.seeding import check_seed
 from rlzoo.core.tasks.ids import canonical
 from rlzoo.data.behaviours import load_behaviour
-from rlzoo.data.policies import RandomPolicy, uniform_actions
+from rlzoo.data.demonstrations import SCRIPTED, TASKS
+from rlzoo.data.experts import scripted_expert
+from rlzoo.data.policies import BatchPolicy, RandomPolicy, Step, uniform_actions
 from rlzoo.data.recipes import BEHAVIOURS, ENV_NAMES
 from rlzoo.envs import make_env
 from rlzoo.envs.blind import RightJump
@@ -60,12 +62,41 @@ class RandomActions(RandomPolicy):
         self._rng = np.random.default_rng(seed)
 
 
+class Scripted:
+    """A scripted expert for the collector, and with SB3's ``predict`` for evaluation.
+
+    Args:
+        expert: From :func:`rlzoo.data.experts.scripted_expert`.
+    """
+
+    def __init__(self, expert: BatchPolicy) -> None:
+        self.expert = expert
+        self.normals, self.uniforms = expert.normals, expert.uniforms
+        self.act, self.describe = expert.act, expert.describe
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], Any]:
+        """Return one action per row of a batch of observations, and ``state``, as SB3 does."""
+        n = len(next(iter(observation.values())))
+        starts = np.zeros(n, np.bool_) if episode_start is None else episode_start.astype(np.bool_)
+        none = np.zeros((n, 0))
+        return self.act(observation, Step(none, none, starts, np.ones(n, np.bool_))), state
+
+    def set_random_seed(self, seed: int | None) -> None:
+        """Do nothing: an expert without noise draws nothing."""
+
+
 @dataclass(frozen=True)
 class Located:
     """What a specification of a policy names.
 
     Args:
-        kind: ``"random"``, ``"right-jump"``, ``"behaviour"`` or ``"model"``.
+        kind: ``"random"``, ``"right-jump"``, ``"scripted"``, ``"behaviour"`` or ``"model"``.
         env_id: Environment that it belongs to, None if that is not known.
         level: Level of a behaviour.
         path: Model file.
@@ -83,8 +114,9 @@ def locate(spec: str, env_id: str | None = None) -> Located:
     """Find out what a specification names; nothing is loaded.
 
     Args:
-        spec: ``"random"``, ``"right-jump"`` for Procgen, ``"medium"``, ``"expert"``,
-            ``"hopper/expert"``, the path of a model file, or a run folder.
+        spec: ``"random"``, ``"right-jump"`` for Procgen, ``"scripted"`` for tasks with goals,
+            ``"medium"``, ``"expert"``, ``"hopper/expert"``, the path of a model file, or a run
+            folder.
         env_id: Environment, which wins over the one that the specification names.
 
     Raises:
@@ -109,9 +141,14 @@ def locate(spec: str, env_id: str | None = None) -> Located:
         return Located(kind, env_id or env_of.get(family), level)
     if spec == RIGHT_JUMP:
         return Located(RIGHT_JUMP, env_id)
+    if spec == SCRIPTED:
+        task = TASKS.get(env_id or "")
+        run = RunSettings() if task is None else RunSettings(env_kwargs=dict(task.env_kwargs))
+        return Located(SCRIPTED, env_id, run=run)
     names = [
         *BEHAVIOURS,
         RIGHT_JUMP,
+        SCRIPTED,
         *(f"{name}/{level}" for name in env_of for level in BEHAVIOURS),
     ]
     raise RefusedError(
@@ -163,6 +200,8 @@ def load_policy(
         return load_model(cls, str(found.path), env=env, device=device, trust_pickle=trust)
     if found.kind == "behaviour":
         return load_behaviour(known_env(found, spec), found.level)
+    if found.kind == SCRIPTED:
+        return Scripted(scripted_expert(known_env(found, spec)))
     probe = make_env(known_env(found, spec))
     try:
         if found.kind == RIGHT_JUMP:

@@ -118,8 +118,10 @@ def train(
     """
     progress = progress or Silent()
     spec, seed = get_agent(request.agent), check_seed(request.seed)
-    if request.dataset is not None and not spec.needs_data:
-        learners = ", ".join(name for name, other in AGENTS.items() if other.needs_data)
+    if request.dataset is not None and not (spec.needs_data or spec.demonstrations):
+        learners = ", ".join(
+            name for name, other in AGENTS.items() if other.needs_data or other.demonstrations
+        )
         raise RefusedError(
             f"{spec.name} learns from its environment, not from a data set.",
             f"Agents that learn from data: {learners}.",

@@ -18,6 +18,7 @@ from rlzoo.core import checkpoint
 from rlzoo.core.checkpoint import Checkpoint, library_versions
 from rlzoo.core.device import make_deterministic
 from rlzoo.core.finite import NonFiniteError, check_finite
+from rlzoo.core.goal_episodes import GoalEpisodes
 from rlzoo.core.safe_zip import save_model
 from rlzoo.core.tasks.scores import describe_scale
 from rlzoo.core.training_state import restore
@@ -29,7 +30,7 @@ from rlzoo.errors import RefusedError
 from rlzoo.runs.barrier import return_to, training_env
 from rlzoo.runs.callbacks import FINAL, Evaluator, OnEvaluation, ProgressCallback, RunCallback
 from rlzoo.runs.checkpoints import Checkpoints
-from rlzoo.runs.datasets import ensure_dataset
+from rlzoo.runs.datasets import ensure_dataset, ensure_demonstrations
 from rlzoo.runs.directory import RunDirectory
 from rlzoo.runs.evaluate import Evaluation, RandomShare, make_eval_env
 from rlzoo.runs.outputs import run_logger
@@ -105,6 +106,7 @@ class Training:
         RandomShare(vec.action_space, self.settings.eval_epsilon)  # refused now, not after hours
         self.splits = Splits(config.env_id, self.settings)
         self.splits.check(vec)
+        self.source: tuple[str | None, str | None] = (None, None)
         self.data = self._dataset() if spec.needs_data else None
         self.model = self._make_model(device)
         self.meta = self._facts()
@@ -173,6 +175,7 @@ class Training:
     def _dataset(self) -> Transitions:
         source = self.settings.dataset or default_for(self.config.env_id)
         data = ensure_dataset(source, self.progress)
+        self.source = data.dataset_id, data.fingerprint
         statistics = data.return_statistics()
         self.progress.message(
             f"Data set {data.dataset_id}: {len(data):,} transitions, {data.n_episodes:,} episodes, "
@@ -180,12 +183,26 @@ class Training:
         )
         return data
 
+    def _demonstrations(self) -> GoalEpisodes:
+        shown = ensure_demonstrations(
+            self.settings.dataset, self.config.env_id, self.settings.env_kwargs, self.progress
+        )
+        self.source = shown.metadata["id"], shown.metadata["fingerprint"]
+        reached = "" if shown.success is None else f", {shown.success.mean():.0%} at their goals"
+        self.progress.message(
+            f"Demonstrations {self.source[0]}: {len(shown)} episodes, {shown.n_steps:,} "
+            f"{'states' if shown.state_only else 'steps'}{reached}."
+        )
+        return shown
+
     def _make_model(self, device: str) -> BaseAlgorithm:
         shape = self.vec.action_space.shape
         arguments = self.config.build(int(np.prod(shape)) if shape else None)
         if self.data is not None:
             arguments["dataset"] = self.data
         cls, policy = self.spec.load_class(), policy_for(self.vec.observation_space)
+        if self.spec.demonstrations and cls.uses_demonstrations(arguments):
+            arguments["demonstrations"] = self._demonstrations()
         if policy not in cls.policy_aliases:
             raise RefusedError(
                 f"{self.spec.name} has no {policy}, which the observations of "
@@ -207,7 +224,7 @@ class Training:
             "env": self.config.env_id,
             "seed": self.seed,
             "settings": plain_settings(self.config),
-            "dataset_fingerprint": None if self.data is None else self.data.fingerprint,
+            "dataset_fingerprint": self.source[1],
             "code": code_digest(self.spec),
         }
 
@@ -217,8 +234,8 @@ class Training:
             "preset": self.config.preset,
             "env": self.config.env_id,
             "seed": self.seed,
-            "dataset": None if self.data is None else self.data.dataset_id,
-            "dataset_fingerprint": None if self.data is None else self.data.fingerprint,
+            "dataset": self.source[0],
+            "dataset_fingerprint": self.source[1],
             "device": str(self.model.device),
             "machine": machine(self.model.device),
             "versions": library_versions(),
