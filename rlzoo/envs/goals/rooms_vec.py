@@ -48,6 +48,7 @@ class FourRoomsVecEnv(VecEnv):
         self._generators: list[np.random.Generator | None] = [None] * n_envs
         self._positions, self._goals = np.zeros((n_envs, 2)), np.zeros((n_envs, 2))
         self._steps, self._returns = np.zeros(n_envs, np.int64), np.zeros(n_envs)
+        self._cells = np.zeros(n_envs, np.int64)
         self._actions: NDArray[Any] = np.zeros((n_envs, 2), np.float32)
 
     def reset(self) -> Observation:
@@ -59,6 +60,8 @@ class FourRoomsVecEnv(VecEnv):
         for index, seed in enumerate(self._seeds):
             if seed is not None or self._generators[index] is None:
                 self._generators[index] = np_random(seed)[0]
+            # One less: an episode takes the next one.
+            self._cells[index] = self._cells[index] if seed is None else seed - 1
         options = list(self._options)
         self._reset_seeds()
         self._reset_options()
@@ -78,6 +81,8 @@ class FourRoomsVecEnv(VecEnv):
         actions = np.asarray(actions, np.float32)
         if actions.shape != (self.num_envs, 2):
             raise ValueError(f"Actions of shape {actions.shape}; needed: ({self.num_envs}, 2).")
+        if self._env.action_noise:
+            actions = actions + np.stack([self._env.draw_noise(r) for r in self._drawing()])
         self._actions = np.clip(actions, -1, 1)
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -162,13 +167,20 @@ class FourRoomsVecEnv(VecEnv):
 
     def _restart(self, index: int, options: dict[str, Any] | None = None) -> None:
         """Begin an episode, from the environment's own generator."""
-        rng = self._generators[index]
-        if rng is None:
-            raise RuntimeError("Call reset() before the first step.")
+        rng = self._drawing()[index]
         asked = self._env.asked_goal(options)
-        self._goals[index] = self._env.draw_goal(rng) if asked is None else asked
+        self._cells[index] += 1
+        cell = int(self._cells[index])
+        self._goals[index] = self._env.draw_goal(rng, cell) if asked is None else asked
         self._positions[index], self._steps[index], self._returns[index] = 0, 0, 0
         self.reset_infos[index] = {}
+
+    def _drawing(self) -> list[np.random.Generator]:
+        """Return the generators, one per environment."""
+        made = [rng for rng in self._generators if rng is not None]
+        if len(made) < self.num_envs:
+            raise RuntimeError("Call reset() before the first step.")
+        return made
 
     def _score(self, index: int) -> dict[str, float]:
         elapsed = round(time.time() - self._began, 6)
