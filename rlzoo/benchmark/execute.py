@@ -6,7 +6,6 @@ SIGTERM, when stdin is closed: whoever started it is gone, even by SIGKILL.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
@@ -15,7 +14,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +21,11 @@ from rlzoo.benchmark.job import FAILED, Job, facts_of, read_json
 from rlzoo.benchmark.measure import measure
 from rlzoo.core.safe_files import remove, write_json_atomic
 from rlzoo.errors import RefusedError, RlzooError
-from rlzoo.runs.datasets import ensure_dataset, home, list_known
-from rlzoo.runs.directory import LOCK, RunDirectory, safe_name
+from rlzoo.runs.datasets import ensure_dataset, list_known, one_at_a_time
+from rlzoo.runs.directory import LOCK, RunDirectory
 from rlzoo.runs.progress import Progress
 from rlzoo.runs.resume import ResumeRequest, resume
 from rlzoo.runs.train import TrainRequest, train
-
-try:
-    import fcntl
-except ImportError:  # Windows: data sets are collected by the driver anyway
-    fcntl = None  # type: ignore[assignment]
 
 PATIENCE = 60.0
 """Seconds that a worker waits for the one before it, which leaves its checkpoint after a kill."""
@@ -155,18 +148,8 @@ def collect_once(source: str, progress: Progress) -> None:
     """
     if any(known.id == source and known.here for known in list_known()):
         return
-    with _exclusive(home() / "collecting" / f"{safe_name(source)}.lock"):
+    with one_at_a_time(source):
         ensure_dataset(source, progress)
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _set_aside(folder: Path) -> Path:

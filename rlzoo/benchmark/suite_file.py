@@ -44,7 +44,7 @@ _AGENT = (*_PROTOCOL, "presets", "variants", "envs", "set")
 _VARIANT = ("preset", "set", "published")
 _POLICY = ("like", "envs", "set", "published")
 _ENV = (*_PROTOCOL, "dataset", "set", "published")
-POLICIES = ("random", "right-jump")
+POLICIES = ("random", "right-jump", "scripted")
 """Policies that are measured and not trained."""
 _SCORE = re.compile(r"normalized|return|metrics\.\w+")
 

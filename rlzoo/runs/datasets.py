@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,11 @@ from rlzoo.errors import RefusedError
 from rlzoo.runs.directory import safe_name
 from rlzoo.runs.policies import load_policy, locate
 from rlzoo.runs.progress import Progress, Silent
+
+try:
+    import fcntl
+except ImportError:  # Windows: data sets are collected by the driver anyway
+    fcntl = None  # type: ignore[assignment]
 
 FILE_SUFFIXES = (".hdf5", ".h5")
 _OF_VECTORS = ("backend", "num_threads", "goal_seed")  # other arguments change the data
@@ -118,9 +124,26 @@ def ensure_demonstrations(
         return to_goal_episodes(ensure_dataset(source, progress), env_id)
     own = {name: value for name, value in env_kwargs.items() if name not in _OF_VECTORS}
     recipe = scripted_recipe(env_id, env_kwargs=own)
-    found = minari_io.exists(recipe.id)
-    data = load_dataset(recipe.id) if found else collect_recipe(recipe, progress)
+    with one_at_a_time(recipe.id):
+        found = minari_io.exists(recipe.id)
+        data = load_dataset(recipe.id) if found else collect_recipe(recipe, progress)
     return to_goal_episodes(data, env_id)
+
+
+@contextlib.contextmanager
+def one_at_a_time(dataset_id: str) -> Iterator[None]:
+    """Wait until no other process of this machine collects the data set, and keep others waiting.
+
+    Args:
+        dataset_id: Recipe id.
+    """
+    path = home() / "collecting" / f"{safe_name(dataset_id)}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def collect_recipe(
