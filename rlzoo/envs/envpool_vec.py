@@ -104,6 +104,8 @@ class EnvpoolVecEnv(VecEnv):
         spec = _make_spec(self._envpool, task, self._config)
         self._pool: Any = None
         self._under_way = False
+        # Which copies of the pool these are: all of it, except in a vector of some of them.
+        self._ids = np.arange(n_envs, dtype=np.int32)
         self._scores = _Scores(n_envs)
         super().__init__(n_envs, spec.gymnasium_observation_space, spec.gymnasium_action_space)
 
@@ -115,8 +117,8 @@ class EnvpoolVecEnv(VecEnv):
             self._receive()
         if self._pool is None or any(seed is not None for seed in self._seeds):
             self._make()
-        observations, info = self._pool.reset()
-        self._scores.clear()
+        observations, info = self._pool.reset(self._ids)
+        self._scores.clear(self._ids)
         self.reset_infos = self._rows(info)
         self._reset_seeds()
         self._reset_options()
@@ -134,7 +136,7 @@ class EnvpoolVecEnv(VecEnv):
         """
         actions = np.asarray(actions)
         self._check_actions(actions)
-        self._pool.send(self._to_pool(actions))
+        self._pool.send(self._to_pool(actions), self._ids)
         self._under_way = True
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -145,7 +147,7 @@ class EnvpoolVecEnv(VecEnv):
         """
         batch = self._receive()
         if self.monitor:
-            self._scores.add(batch.rewards)
+            self._scores.add(batch.rewards, self._ids)
         over = batch.terminated | batch.truncated
         ends = self._ends(batch, over)
         cut = batch.truncated & ~batch.terminated
@@ -154,7 +156,7 @@ class EnvpoolVecEnv(VecEnv):
             for index in np.flatnonzero(ends):
                 infos[index]["terminal_observation"] = _row(batch.observations, index)
                 if self.monitor and over[index]:
-                    infos[index]["episode"] = self._scores.finish(index)
+                    infos[index]["episode"] = self._scores.finish(self._ids[index])
             self._restart(np.flatnonzero(ends).astype(np.int32), batch, over)
         return self._seen(batch.observations), self._reward(batch), ends, infos
 
@@ -219,7 +221,7 @@ class EnvpoolVecEnv(VecEnv):
         self, ids: npt.NDArray[np.int32], batch: Batch, over: npt.NDArray[np.bool_]
     ) -> None:
         """Begin the next episode of some copies, and put its observation into the batch."""
-        observations, info = self._pool.reset(ids)
+        observations, info = self._pool.reset(self._ids[ids])
         _put(batch.observations, ids, observations)
         for index, row in zip(ids.tolist(), self._rows(info), strict=True):
             self.reset_infos[index] = row
@@ -240,7 +242,9 @@ class EnvpoolVecEnv(VecEnv):
         self._pool = None  # Its threads and memory go first.
         given = (secrets.randbits(31) if seed is None else seed for seed in self._seeds)
         seeds = [int(seed) & SEED_BITS for seed in given]
-        self._pool = self._envpool.make_gymnasium(self.task, seed=seeds, **self._config)
+        self._ids = np.arange(self.num_envs, dtype=np.int32)
+        config = {**self._config, "num_envs": self.num_envs}
+        self._pool = self._envpool.make_gymnasium(self.task, seed=seeds, **config)
 
     def _check_actions(self, actions: npt.NDArray[Any]) -> None:
         if self._pool is None:
@@ -321,10 +325,10 @@ class _Scores:
         self._began = time.time()
         self.returns, self.lengths = np.zeros(n), np.zeros(n, np.int64)
 
-    def clear(self) -> None:
-        self.returns[:], self.lengths[:] = 0, 0
+    def clear(self, ids: npt.NDArray[np.int32]) -> None:
+        self.returns[ids], self.lengths[ids] = 0, 0
 
-    def add(self, rewards: npt.NDArray[np.float32], ids: Any = slice(None)) -> None:
+    def add(self, rewards: npt.NDArray[np.float32], ids: npt.NDArray[np.int32]) -> None:
         self.returns[ids] += rewards
         self.lengths[ids] += 1
 

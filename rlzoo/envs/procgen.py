@@ -26,12 +26,13 @@ step of a level that was completed.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import importlib.util
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import gymnasium as gym
 import numpy as np
@@ -215,6 +216,23 @@ class ProcgenVecEnv(EnvpoolVecEnv):
         self._actions = np.array(REDUCED_ACTIONS, np.int32) if reduced_actions else None
         if self._actions is not None:
             self.action_space = spaces.Discrete(len(self._actions))
+
+    def some(self, rows: npt.NDArray[np.int64]) -> Self:
+        """Return a vector of some of the copies, which go on where they are while the others rest.
+
+        It is for an evaluation whose other copies have played enough. The copies are shared: step
+        only one of the two vectors until the next reset. With seeds set, a reset of the part gives
+        it copies of its own.
+
+        Args:
+            rows: Their places in this vector, ``[n]``.
+        """
+        some = copy.copy(self)
+        some.num_envs, some._ids = len(rows), self._ids[rows]
+        for name in ("_seeds", "_options", "reset_infos"):
+            values = getattr(self, name)
+            setattr(some, name, [values[row] for row in rows.tolist()])
+        return some
 
     def _to_pool(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return actions if self._actions is None else self._actions[actions]

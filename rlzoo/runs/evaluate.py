@@ -32,6 +32,7 @@ from rlzoo.core.seeding import get_states, seed_everything, set_states, stream
 from rlzoo.data.policies import RandomPolicy, uniform_actions
 from rlzoo.data.scores import normalized_score
 from rlzoo.envs import make_vec
+from rlzoo.envs.procgen import ProcgenVecEnv
 from rlzoo.errors import RefusedError
 
 T = TypeVar("T")
@@ -266,7 +267,7 @@ def _play(
     left[:n] = [(episodes + place) // n for place in range(n)]
     monitored = env.env_is_wrapped(Monitor)[0]
     # Row i of a batch is the environment at places[i] of the whole vector.
-    vec, places = _those(env, np.flatnonzero(left))
+    vec, places = _those(env, np.arange(env.num_envs), left > 0)
     observations, state = vec.reset(), None
     starts, totals, lengths = (np.ones(len(places), bool), *np.zeros((2, len(places))))
     ended: list[tuple[float, float, bool | None]] = []
@@ -290,9 +291,9 @@ def _play(
         # Nobody but a policy knows how its state is cut into rows.
         if state is None and left.any() and not left[places].all():
             keep = left[places] > 0
-            smaller, kept = _those(env, places[keep])
+            smaller, places = _those(vec, places, keep)
             if smaller is not vec:
-                vec, places, observations = smaller, kept, _rows(observations, keep)
+                vec, observations = smaller, _rows(observations, keep)
                 starts, totals, lengths = starts[keep], totals[keep], lengths[keep]
     returns, durations, successes = zip(*ended, strict=True)
     return Episodes(
@@ -302,13 +303,20 @@ def _play(
     )
 
 
-def _those(env: VecEnv, places: NDArray[np.int64]) -> tuple[VecEnv, NDArray[np.int64]]:
-    """Return a vector of some of the environments and their places; all if it cannot be split."""
-    if type(env) is not DummyVecEnv or len(places) == env.num_envs:
-        return env, np.arange(env.num_envs)
-    part = DummyVecEnv([partial(_itself, env.envs[place]) for place in places])
-    part._seeds = [env._seeds[place] for place in places]
-    return part, places
+def _those(
+    vec: VecEnv, places: NDArray[np.int64], keep: NDArray[np.bool_]
+) -> tuple[VecEnv, NDArray[np.int64]]:
+    """Return a vector of some rows and their places; all of them if it cannot be split."""
+    rows = np.flatnonzero(keep)
+    if len(rows) == vec.num_envs:
+        return vec, places
+    if isinstance(vec, ProcgenVecEnv):
+        return vec.some(rows), places[rows]
+    if type(vec) is not DummyVecEnv:
+        return vec, places
+    part = DummyVecEnv([partial(_itself, vec.envs[row]) for row in rows])
+    part._seeds = [vec._seeds[row] for row in rows]
+    return part, places[rows]
 
 
 def _itself(value: T) -> T:

@@ -14,13 +14,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rlzoo.agents.registry import get_agent
 from rlzoo.config.resolve import resolve
+from rlzoo.core.seeding import stream
 from rlzoo.data.collect import collect
 from rlzoo.data.policies import BatchPolicy
 from rlzoo.envs import TrainingVecEnv, check_env_id, make_env, make_vec
 from rlzoo.envs.blind import RightJump
-from rlzoo.envs.procgen import GAMES, MAX_LEVEL, Levels, levels_of
+from rlzoo.envs.procgen import GAMES, MAX_LEVEL, Levels, ProcgenVecEnv, levels_of
 from rlzoo.errors import RefusedError
-from rlzoo.runs.evaluate import make_eval_env, run_episodes
+from rlzoo.runs.evaluate import RandomShare, make_eval_env, play_episodes, run_episodes
 from rlzoo.runs.policies import RandomActions
 from rlzoo.runs.train import environments
 
@@ -229,6 +230,96 @@ def test_replay_brings_a_fresh_vector_into_the_same_state(after: int) -> None:
         for part in range(3):
             np.testing.assert_array_equal(ours[part], theirs[part])
         assert [i["level_seed"] for i in ours[3]] == [i["level_seed"] for i in theirs[3]]
+
+
+# --- some of the copies --------------------------------------------------------------------------
+
+
+class Looks:
+    """Acts on what it sees: runs, jumps, or stands, as the sum of the pixels says."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:  # fmt: skip
+        sums = observation.reshape(len(observation), -1).sum(-1)
+        return np.array([JUMP_RIGHT, RIGHT, JUMP_RIGHT, NOTHING])[sums % 4], state
+
+
+def played_in_full(episodes: int, n_envs: int, seed: int, epsilon: float) -> list[tuple[int, ...]]:
+    """Play as an evaluation does, but step every copy until the last episode is over."""
+    vec = coinrun(n_envs, max_episode_steps=70)
+    vec._seeds = [stream(seed, "eval", "eval", index) for index in range(n_envs)]
+    seeds = [stream(seed, "eval", "eval", "epsilon", index) for index in range(n_envs)]
+    share = RandomShare(vec.action_space, epsilon, seeds)
+    left = np.array([(episodes + index) // n_envs for index in range(n_envs)])
+    seen, found = vec.reset(), []
+    while left.any():
+        actions = share(Looks().predict(seen)[0], np.arange(n_envs))
+        seen, _, dones, infos = vec.step(actions)
+        for index in np.flatnonzero(dones & (left > 0)):
+            left[index] -= 1
+            found.append((infos[index]["episode"]["r"], infos[index]["episode"]["l"]))
+    return found
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.5])
+@pytest.mark.parametrize(("episodes", "n_envs"), [(17, 5), (3, 5)])
+def test_resting_copies_change_no_episode_and_are_not_stepped(
+    episodes: int, n_envs: int, epsilon: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    playing = min(n_envs, episodes)
+    expected = played_in_full(episodes, playing, 4, epsilon)
+    stepped = []
+    receive = ProcgenVecEnv._receive
+
+    def counted(self: ProcgenVecEnv) -> Any:
+        batch = receive(self)
+        stepped.append(len(batch.rewards))
+        return batch
+
+    monkeypatch.setattr(ProcgenVecEnv, "_receive", counted)
+    vec = coinrun(n_envs, max_episode_steps=70)
+    for _ in range(2):  # the copies that rested play again
+        found = play_episodes(Looks(), vec, episodes, 4, epsilon=epsilon)
+        assert list(zip(found.returns, found.lengths, strict=True)) == expected
+        assert sum(stepped) < playing * len(stepped)
+        # A copy steps as long as it has episodes left, and not one step longer.
+        assert sum(stepped) == found.lengths.sum()
+        stepped.clear()
+    assert len(set(found.lengths)) > 1
+
+
+def test_a_part_of_a_part_goes_on_where_the_copies_are() -> None:
+    whole, vec = coinrun(5, seed=3), coinrun(5, seed=3)
+    whole.reset(), vec.reset()
+    rows, part = np.arange(5), vec
+    for step, actions in enumerate(runs(160, 5)):
+        if step in (10, 60):
+            some = np.array([0, 2, 3]) if step == 10 else np.array([2, 1])
+            rows, part = rows[some], part.some(some)
+        ours, theirs = part.step(actions[rows]), whole.step(actions)
+        for ours_part, theirs_part in zip(ours[:3], theirs[:3], strict=True):
+            np.testing.assert_array_equal(ours_part, theirs_part[rows])
+        for info, row in zip(ours[3], rows, strict=True):
+            assert without_times(info) == without_times(theirs[3][row])
+    assert [part.reset_infos[i] for i in range(2)] == [whole.reset_infos[row] for row in rows]
+    assert rows.tolist() == [3, 2]
+    part._seeds = [8, 9]
+    alone = coinrun(2)
+    alone._seeds = [8, 9]
+    np.testing.assert_array_equal(part.reset(), alone.reset())
+    for ours, theirs in zip(part.step(runs(1, 2)[0])[:3], alone.step(runs(1, 2)[0]), strict=False):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def without_times(info: dict[str, Any]) -> dict[str, Any]:
+    """Compare what a step says, whatever the clock says."""
+    plain = {name: value for name, value in info.items() if name != "terminal_observation"}
+    if "episode" in info:
+        plain["episode"] = {name: info["episode"][name] for name in "rl"}
+        plain["end"] = info["terminal_observation"].tobytes()
+    return plain
 
 
 # --- games and arguments -------------------------------------------------------------------------
