@@ -14,6 +14,9 @@ from rlzoo.errors import RefusedError
 TRAIN = "train"
 """A split of this name holds the training levels: its return minus the main one is the gap."""
 
+COVERAGE = "coverage"
+"""A split of this name has every place of a task as its goal once: the share that was reached."""
+
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 

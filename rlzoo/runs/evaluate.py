@@ -29,6 +29,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from rlzoo.core.arguments import UNIT, check_range
 from rlzoo.core.seeding import get_states, seed_everything, set_states, stream
+from rlzoo.data.goals import goal_layout
 from rlzoo.data.policies import RandomPolicy, uniform_actions
 from rlzoo.data.scores import normalized_score
 from rlzoo.envs import make_vec
@@ -60,6 +61,8 @@ class Evaluation:
         success_rate: Share of episodes that ended with a true ``is_success`` in their info; None
             where the environment does not tell.
         splits: What else was evaluated, by name; see :mod:`rlzoo.runs.splits`.
+        success_any: Share of episodes with a true ``is_success`` at any step; None where the
+            environment has no goals, or does not tell.
     """
 
     return_mean: float
@@ -69,10 +72,15 @@ class Evaluation:
     normalized: float | None
     success_rate: float | None = None
     splits: Mapping[str, Evaluation] = field(default_factory=dict)
+    success_any: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields by name; ``success_rate`` and ``splits`` where there are any."""
-        optional = {"success_rate": self.success_rate is None, "splits": not self.splits}
+        """Return the fields by name; those about success and ``splits`` where there are any."""
+        optional = {
+            "success_rate": self.success_rate is None,
+            "success_any": self.success_any is None,
+            "splits": not self.splits,
+        }
         return {name: v for name, v in asdict(self).items() if not optional.get(name, False)}
 
     @classmethod
@@ -84,7 +92,8 @@ class Evaluation:
     def summary(self) -> dict[str, Any]:
         """Return the fields that ``result.json`` has."""
         names = ("return_mean", "return_std", "episodes", "normalized")
-        success = {} if self.success_rate is None else {"success_rate": self.success_rate}
+        told = {"success_rate": self.success_rate, "success_any": self.success_any}
+        success = {name: value for name, value in told.items() if value is not None}
         return {**{name: getattr(self, name) for name in names}, **success}
 
 
@@ -94,13 +103,15 @@ class Episodes(NamedTuple):
     Args:
         returns: Undiscounted returns, ``[episodes]``.
         lengths: Lengths in steps, ``[episodes]``.
-        successes: Whether the environment called them a success, ``[episodes]``; None if it does
-            not tell.
+        successes: Whether the environment called their last step a success, ``[episodes]``; None
+            if it does not tell.
+        any_time: Likewise for any of their steps; None without goals.
     """
 
     returns: NDArray[np.float64]
     lengths: NDArray[np.float64]
     successes: NDArray[np.bool_] | None
+    any_time: NDArray[np.bool_] | None = None
 
 
 def make_eval_env(
@@ -151,6 +162,7 @@ def evaluate(
         length_mean=float(np.mean(found.lengths)),
         normalized=normalized_score(env_id, mean),
         success_rate=None if found.successes is None else float(np.mean(found.successes)),
+        success_any=None if found.any_time is None else float(np.mean(found.any_time)),
     )
 
 
@@ -270,7 +282,8 @@ def _play(
     vec, places = _those(env, np.arange(env.num_envs), left > 0)
     observations, state = vec.reset(), None
     starts, totals, lengths = (np.ones(len(places), bool), *np.zeros((2, len(places))))
-    ended: list[tuple[float, float, bool | None]] = []
+    ended: list[tuple[float, float, bool | None, bool]] = []
+    reached = np.zeros(len(places), bool)
     while left.any():
         actions, state = model.predict(
             observations,  # type: ignore[arg-type]
@@ -278,6 +291,7 @@ def _play(
         )  # fmt: skip
         observations, rewards, starts, infos = vec.step(share(actions, places))
         totals, lengths = totals + rewards, lengths + 1
+        reached |= [bool(info.get("is_success")) for info in infos]
         for row in np.flatnonzero(starts):
             # Without it in a monitored game, a life was lost and the game goes on.
             episode = (
@@ -286,8 +300,9 @@ def _play(
             if episode is not None and left[places[row]]:
                 left[places[row]] -= 1
                 success = infos[row].get("is_success")
-                ended.append((episode["r"], episode["l"], success))
+                ended.append((episode["r"], episode["l"], success, reached[row]))
             totals[row] = lengths[row] = 0.0
+            reached[row] = False
         # Nobody but a policy knows how its state is cut into rows.
         if state is None and left.any() and not left[places].all():
             keep = left[places] > 0
@@ -295,11 +310,14 @@ def _play(
             if smaller is not vec:
                 vec, observations = smaller, _rows(observations, keep)
                 starts, totals, lengths = starts[keep], totals[keep], lengths[keep]
-    returns, durations, successes = zip(*ended, strict=True)
+                reached = reached[keep]
+    returns, durations, successes, any_time = zip(*ended, strict=True)
+    told = None not in successes
     return Episodes(
         np.array(returns, np.float64),
         np.array(durations, np.float64),
-        None if None in successes else np.array(successes, bool),
+        np.array(successes, bool) if told else None,
+        np.array(any_time, bool) if told and goal_layout(env.observation_space) else None,
     )
 
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecEnv
 
 from rlzoo.config.schema import RunSettings
-from rlzoo.config.splits import TRAIN, EvalSplit, parse_splits
+from rlzoo.config.splits import COVERAGE, TRAIN, EvalSplit, parse_splits
 from rlzoo.errors import RefusedError, did_you_mean
 from rlzoo.runs.evaluate import Evaluation, evaluate, make_eval_env
 
@@ -173,23 +173,40 @@ def gap_of(found: Evaluation) -> float | None:
     return None if train is None else train.return_mean - found.return_mean
 
 
+def coverage_of(found: Evaluation) -> float | None:
+    """Return the share of a task's places that were reached; None without such a split."""
+    places = found.splits.get(COVERAGE)
+    return None if places is None else places.success_any
+
+
 def metrics_of(found: Evaluation) -> dict[str, float]:
     """Return what an evaluation has beside its main score, as a record's ``metrics``.
 
-    ``success_rate`` and ``gap``; and of every split ``<split>_return``, ``<split>_normalized`` and
-    ``<split>_success_rate``, where there are any.
+    ``success_rate``, ``success_any``, ``gap``, ``coverage`` and ``reached``, which is the coverage
+    or else ``success_any``; and of every other split ``<split>_return``, ``<split>_normalized``,
+    ``<split>_success_rate`` and ``<split>_success_any``. Only what there is.
     """
-    values = {"success_rate": found.success_rate, "gap": gap_of(found)}
+    coverage = coverage_of(found)
+    values = {
+        "success_rate": found.success_rate, "success_any": found.success_any,
+        "gap": gap_of(found), COVERAGE: coverage,
+        "reached": found.success_any if coverage is None else coverage,
+    }  # fmt: skip
     for name, split in found.splits.items():
+        if name == COVERAGE:
+            continue
         values[f"{name}_return"] = split.return_mean
         values[f"{name}_normalized"] = split.normalized
         values[f"{name}_success_rate"] = split.success_rate
+        values[f"{name}_success_any"] = split.success_any
     return {name: value for name, value in values.items() if value is not None}
 
 
 def scalars_of(found: Evaluation) -> dict[str, float]:
     """Return what the log has of an evaluation: ``eval/…``, and ``eval/<split>/…`` of splits."""
-    values = {**_scalars("eval", found), "eval/gap": gap_of(found)}
+    values = {
+        **_scalars("eval", found), "eval/gap": gap_of(found), "eval/coverage": coverage_of(found)
+    }  # fmt: skip
     for name, split in found.splits.items():
         values |= _scalars(f"eval/{name}", split)
     return {name: value for name, value in values.items() if value is not None}
@@ -202,4 +219,5 @@ def _scalars(prefix: str, found: Evaluation) -> Mapping[str, float | None]:
         f"{prefix}/mean_ep_length": found.length_mean,
         f"{prefix}/normalized": found.normalized,
         f"{prefix}/success_rate": found.success_rate,
+        f"{prefix}/success_any": found.success_any,
     }
