@@ -53,7 +53,7 @@ class GoalPoint(gym.Env[Any, Any]):
         return self._observe(), -distance, False, False, {"is_success": distance < EPSILON}
 
 
-gym.register(POINT, GoalPoint, max_episode_steps=50)
+gym.register(POINT, "goal_gail_testing:GoalPoint", max_episode_steps=50)
 gym.register(POINT64, GoalPoint, max_episode_steps=50, kwargs={"dtype": np.float64})
 
 

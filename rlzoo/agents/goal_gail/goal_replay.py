@@ -187,7 +187,7 @@ class GoalReplayBuffer(ReplayBuffer):
         success_columns, success_rows = self._in_order(self._reached.numpy())
         success_keys = success_columns * self.buffer_size + success_rows
         at = np.searchsorted(success_keys, key + starts)
-        found = np.append(success_keys, np.iinfo(np.int64).max)[at] - key
+        found = np.append(success_keys, np.iinfo(np.int64).max // 2)[at] - key
         lengths = np.minimum(lengths, found - starts + 1)
         oldest = self.pos if self.full else 0
         order = np.argsort(ends, kind="stable")
@@ -254,8 +254,10 @@ class GoalReplayBuffer(ReplayBuffer):
                 pos, full, n_added, n_fresh = (int(value) for value in file["state"])
                 arrays = {name: file[name] for name in _ROWS}
             rows = self.buffer_size if full else pos
+            if not 0 <= pos < self.buffer_size:
+                raise ValueError(f"it goes on at row {pos} of {self.buffer_size}")
             for name, array in arrays.items():
-                if array.shape != (rows, *getattr(self, name).shape[1:]) or rows < pos:
+                if array.shape != (rows, *getattr(self, name).shape[1:]):
                     raise ValueError(f"{name} has shape {list(array.shape)}")
         except Exception as error:  # NumPy and zipfile have a dozen of ways to say "damaged"
             raise RefusedError(
