@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import re
 from collections.abc import Collection, Mapping
@@ -21,7 +22,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
 from rlzoo.core.asserts import with_asserts
-from rlzoo.envs import compat
+from rlzoo.envs import compat, goals
 from rlzoo.errors import RefusedError, did_you_mean
 
 _FAMILIES: tuple[tuple[str, str, str], ...] = (
@@ -30,7 +31,7 @@ _FAMILIES: tuple[tuple[str, str, str], ...] = (
     (
         r"Fetch|HandReach|HandManipulate|PointMaze|AntMaze|Adroit|FrankaKitchen",
         "gymnasium_robotics",
-        "gymnasium-robotics",
+        "rlzoo[goals]",
     ),
     (r"(?i)coinrun|procgen", "rlzoo.envs.procgen", "rlzoo[coinrun]"),
 )
@@ -41,6 +42,8 @@ ATARI = "ale_py.env:AtariEnv"
 
 PROCGEN = "rlzoo.envs.procgen:ProcgenEnv"
 """Entry point of CoinRun and the other games of Procgen."""
+
+_BROKEN_FETCH = r"Fetch(Reach|Push|Slide|PickAndPlace)(Dense)?-v[0-3]"
 
 ATARI_IDS = r"ALE/\w+-v5|\w+NoFrameskip-v4"
 """The ids of games that :mod:`rlzoo.envs.atari` makes; others have rules of their own."""
@@ -60,6 +63,8 @@ def check_env_id(env_id: str) -> EnvSpec:
     module, _, name = env_id.rpartition(":")
     if module and module != "procgen":  # its old ids; the package has no version for this Python
         _import_for(env_id, module, f"Install the package that has the module {module!r}.")
+    if re.fullmatch(_BROKEN_FETCH, name):
+        _refuse_fetch(name)
     spec = gym.registry.get(name) or _register_family(name)
     if spec is None:
         _refuse_unknown(env_id, name)
@@ -71,6 +76,7 @@ def check_env_id(env_id: str) -> EnvSpec:
         except (ImportError, gym.error.DependencyNotInstalled) as error:
             _refuse_missing(env_id, error)
         compat.quiet_mujoco()
+        compat.integer_joints()
     return spec
 
 
@@ -192,6 +198,9 @@ class _PlainScalars(gym.Wrapper[Any, Any, Any, Any]):
 
 def _register_family(name: str) -> EnvSpec | None:
     """Import the package that registers an id of a known family."""
+    if goals.is_pooled(name) and importlib.util.find_spec("gymnasium_robotics") is None:
+        goals.register_pooled(name)
+        return gym.registry[name]
     for pattern, module, package in _FAMILIES:
         if re.match(pattern, name):
             _import_for(name, module, f'Install it with: pip install "{package}"')
@@ -232,6 +241,14 @@ def _versions(name: str) -> list[str]:
     found = [s for s in gym.registry.values() if (s.namespace, s.name) == (namespace, base)]
     usable = [s for s in found if not _is_dead(s)]
     return [s.id for s in sorted(usable, key=lambda s: s.version or 0)]
+
+
+def _refuse_fetch(name: str) -> NoReturn:
+    task = name.rpartition("-")[0]
+    raise RefusedError(
+        f"{name!r} is not used: before version 4 its robot starts elsewhere than documented.",
+        f"Successor: {task}-v4. Reasons: Gymnasium-Robotics issues 251, 264 and 269.",
+    )
 
 
 def _refuse_replaced(name: str) -> NoReturn:

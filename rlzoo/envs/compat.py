@@ -12,6 +12,10 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +39,34 @@ def quiet_v4() -> Iterator[None]:
             category=DeprecationWarning,
         )
         yield
+
+
+def integer_joints() -> None:
+    """Let Fetch, Hand and Kitchen of gymnasium-robotics run with MuJoCo 3.12 and later.
+
+    The library asks whether a NumPy integer is in a tuple of ``mujoco.mjtJoint``. The enumeration
+    does not compare equal to NumPy's integers any more, so an assertion fails while an environment
+    is made. Here the library's utilities get the joint types as integers. Does nothing if they are
+    not imported, or the comparison works.
+    """
+    utilities = sys.modules.get("gymnasium_robotics.utils.mujoco_utils")
+    if utilities is None or isinstance(utilities.mujoco, _IntegerJoints):
+        return
+    mujoco = utilities.mujoco
+    if mujoco.mjtJoint.mjJNT_HINGE != np.int32(int(mujoco.mjtJoint.mjJNT_HINGE)):
+        utilities.mujoco = _IntegerJoints(mujoco)  # type: ignore[attr-defined]
+
+
+class _IntegerJoints:
+    """The module ``mujoco``, with integers for joint types."""
+
+    def __init__(self, mujoco: Any) -> None:
+        self._mujoco = mujoco
+        members = mujoco.mjtJoint.__members__
+        self.mjtJoint = SimpleNamespace(**{name: int(value) for name, value in members.items()})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._mujoco, name)
 
 
 def quiet_mujoco() -> None:

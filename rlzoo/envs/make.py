@@ -29,8 +29,16 @@ _BACKENDS = {
     PROCGEN: (ENVPOOL, GYMNASIUM),
     multiroom.ENTRY_POINT: (BATCHED, GYMNASIUM),
     goals.ROOMS: (BATCHED, GYMNASIUM),
+    goals.POOL: (ENVPOOL, GYMNASIUM),
 }
 """What may step a vector of a family, by its entry point; the first one unless asked for."""
+
+
+def _family(spec: EnvSpec) -> str:
+    """Return the entry point; for what envpool has of gymnasium-robotics that of the pool."""
+    return goals.POOL if goals.is_pooled(spec.id) else str(spec.entry_point)
+
+
 OF_VECTORS = ("backend", "num_threads")
 """Arguments that make no difference to one environment."""
 
@@ -63,6 +71,8 @@ def _make(
         compat.choose_gl()
     spec = check_env_id(env_id)
     with _refusing(env_id, env_kwargs), compat.quiet_v4():
+        if _family(spec) == goals.POOL:
+            return _make_robot(env_id, spec, monitor, env_kwargs)
         if spec.entry_point in _BACKENDS:
             _backend(env_id, spec, env_kwargs)
             env_kwargs = {k: v for k, v in env_kwargs.items() if k not in OF_VECTORS}
@@ -77,6 +87,34 @@ def _make(
             env_kwargs = {**env_kwargs, "training": training}
         env = gym.make(env_id, **env_kwargs)
         return Monitor(env) if monitor else env
+
+
+def _make_robot(
+    env_id: str, spec: EnvSpec, monitor: bool, env_kwargs: dict[str, Any]
+) -> gym.Env[Any, Any]:
+    """Make one Fetch or PointMaze, in envpool or with gymnasium-robotics."""
+    backend = _backend(env_id, spec, env_kwargs)
+    env_kwargs = {name: value for name, value in env_kwargs.items() if name != "backend"}
+    if backend == ENVPOOL and env_kwargs.get("render_mode") is None:
+        from rlzoo.envs.goals.pool import make_goal_env
+
+        for name in ("render_mode", "disable_env_checker"):
+            env_kwargs.pop(name, None)
+        copy: gym.Env[Any, Any] = make_goal_env(spec, monitor, **env_kwargs)
+        return copy
+    if spec.entry_point == goals.POOL:
+        raise RefusedError(
+            f"{env_id!r} with gymnasium needs 'gymnasium-robotics'; only that can draw it, too.",
+            todo='Install it with: pip install "rlzoo[goals]"',
+        )
+    from rlzoo.envs.goals.robots import FetchPositionsOnly, Succeeding
+
+    env_kwargs.pop("num_threads", None)
+    count = env_kwargs.pop("positions_only", None)
+    env: gym.Env[Any, Any] = Succeeding(gym.make(env_id, **env_kwargs))
+    if count is not None:
+        env = FetchPositionsOnly(env, count)
+    return Monitor(env) if monitor else env
 
 
 @contextlib.contextmanager
@@ -95,7 +133,7 @@ def _refusing(env_id: str, env_kwargs: dict[str, Any]) -> Iterator[None]:
 
 def _backend(env_id: str, spec: EnvSpec, env_kwargs: dict[str, Any]) -> str:
     """Return what steps a vector, by ``env_kwargs["backend"]`` or the family."""
-    allowed = _BACKENDS.get(str(spec.entry_point), ())
+    allowed = _BACKENDS.get(_family(spec), ())
     backend = env_kwargs.get("backend") or (allowed or (GYMNASIUM,))[0]
     if not allowed and backend != ENVPOOL:  # the argument, if any, is the environment's own
         return GYMNASIUM
@@ -104,7 +142,7 @@ def _backend(env_id: str, spec: EnvSpec, env_kwargs: dict[str, Any]) -> str:
             f"Environment {env_id!r} has no backend {backend!r}.",
             f"Allowed: {' or '.join(map(repr, allowed))}."
             if allowed
-            else "Atari games, CoinRun and the other games of Procgen have it.",
+            else "Atari games, Procgen with CoinRun, Fetch and PointMaze have it.",
         )
     return str(backend)
 
@@ -136,9 +174,9 @@ def make_vec(
         training: See :func:`make_env`; evaluations leave it out.
         env_kwargs: Keyword arguments of the environment. ``backend`` chooses what steps the copies:
             ``"gymnasium"``, one after the other; ``"envpool"``, C++ threads, for Atari (if asked
-            for) and Procgen (unless asked otherwise); ``"batched"``, all at once, for MultiRoom
-            and Four Rooms (unless asked otherwise, or in processes). What draws images
-            (``render_mode``) is stepped one after the other.
+            for), and for Procgen, Fetch and PointMaze (unless asked otherwise); ``"batched"``, all
+            at once, for MultiRoom and Four Rooms (unless asked otherwise, or in processes). What
+            draws images (``render_mode``) is stepped one after the other.
 
     Raises:
         RefusedError: As :func:`make_env`, or if the environment breaks the API.
@@ -197,6 +235,10 @@ def _pool(
             from rlzoo.envs.atari_pool import make_atari_pool
 
             return make_atari_pool(env_id, spec, n_envs, monitor, training, **wanted)
+        if _family(spec) == goals.POOL:
+            from rlzoo.envs.goals.pool import GoalPoolVecEnv
+
+            return GoalPoolVecEnv(spec.id, n_envs, monitor=monitor, spec=spec, **wanted)
         from rlzoo.envs.procgen import make_procgen
 
         return make_procgen(env_id, spec, n_envs, monitor, training=training, **wanted)

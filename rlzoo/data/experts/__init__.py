@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from rlzoo.data.experts.base import ScriptedExpert
+from rlzoo.data.experts.fetch import PickAndPlaceExpert, PushExpert, ReachExpert
 from rlzoo.data.experts.rooms import RoomsExpert
 from rlzoo.data.policies import BatchPolicy
 from rlzoo.errors import RefusedError, did_you_mean
@@ -21,6 +22,9 @@ __all__ = ["EXPERTS", "ScriptedExpert", "scripted_expert"]
 EXPERTS: dict[str, Callable[..., ScriptedExpert]] = {
     "rlzoo/FourRooms-v0": RoomsExpert,
     "rlzoo/MiniFourRooms-v0": partial(RoomsExpert, "mini"),
+    "FetchReach-v4": ReachExpert,
+    "FetchPush-v4": PushExpert,
+    "FetchPickAndPlace-v4": PickAndPlaceExpert,
 }
 """Makes the expert of a task, by the id of the environment."""
 
