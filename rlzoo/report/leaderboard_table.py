@@ -15,7 +15,7 @@ import numpy as np
 
 from rlzoo.core.tasks.scores import Scale, normalized_score, scale_of
 from rlzoo.report.records import Key, Record, latest
-from rlzoo.report.reference import Reference, load_reference, verdict
+from rlzoo.report.reference import Reference, load_reference, published_names, verdict
 from rlzoo.report.statistics import (
     Estimate,
     iqm,
@@ -237,7 +237,7 @@ def _others(
     suite: str, envs: Sequence[str], rows: Sequence[Row], facts: SuiteFacts
 ) -> dict[str, tuple[Reference | None, ...]]:
     """Return agent -> published numbers of agents that have no row."""
-    absent = {r.agent for r in load_reference(suite) if r.metric == facts.metric}
+    absent = {r.agent for r in load_reference(suite) if r.metric in published_names(facts.metric)}
     absent -= {facts.name_of(suite, row.agent, row.preset) for row in rows}
     if facts.converts:  # 0 and the top in every environment
         absent -= {end for env in envs if (s := scale_of(env)) for end in (s.low, s.high)}

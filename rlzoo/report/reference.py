@@ -142,6 +142,15 @@ def read_reference_file(path: Path | Traversable, name: str | None = None) -> li
         raise RefusedError(f"{name}: cannot be read ({error}).") from error
 
 
+def published_names(metric: str) -> tuple[str, ...]:
+    """Return the names under which a metric of ours was published.
+
+    ``reached`` is the coverage of a task with places to cover, and success at any step of others
+    (:func:`rlzoo.runs.splits.metrics_of`).
+    """
+    return ("coverage", "success_any") if metric == "reached" else (metric,)
+
+
 def published(
     suite: str,
     agent: str,
@@ -156,13 +165,14 @@ def published(
         suite: Name of the suite.
         agent: Name of the agent.
         env: Environment id; ``ALE/Alien-v5`` finds ``Alien``.
-        metric: Name of the metric.
+        metric: Name of the metric; ``reached`` is coverage or success at any step.
         dataset: Data set of the run: ``rlzoo/hopper/random-v0`` finds ``hopper-random-v0``. None
             stands for the medium one.
         steps: Length of the training: among several lengths the nearest one (in ratio) is taken.
             None takes the preferred row.
     """
-    entries = [e for e in load_reference(suite) if (e.agent, e.metric) == (agent, metric)]
+    names = published_names(metric)
+    entries = [e for e in load_reference(suite) if e.agent == agent and e.metric in names]
     for name in _names(suite, env, dataset):
         found = [e for e in entries if e.env == name]
         if found:

@@ -108,6 +108,8 @@ def test_no_number_is_there_twice(file: Path) -> None:
         ("coinrun", "ppo", "CoinrunHard-v0", "train_return", None, 7.67, 0.34, 3),
         ("coinrun", "ibac-sni", "CoinrunEasy-v0", "return", None, 8.7, 0.6, None),
         ("goals", "goalgail", "rlzoo/FourRooms-v0", "coverage", 150_000, 0.714, 0.042, 3),
+        ("goals", "goalgail", "rlzoo/FourRooms-v0", "reached", 150_000, 0.714, 0.042, 3),
+        ("goals", "her", "FetchPickAndPlace-v4", "reached", 10_000_000, 0.97, 0.03, 3),
         ("goals", "her", "FetchPickAndPlace-v4", "success_any", 10_000_000, 0.97, 0.03, 3),
         ("control", "obsdrop-p5", "CartPoleSwingUpHard-v0", "return", None, 519, 50, 10),
         ("control", "obsdrop-p30", "CarRacing-v3", "return", None, 800, 18, 5),
