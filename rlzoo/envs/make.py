@@ -14,7 +14,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from rlzoo.core.seeding import check_seed, stream
-from rlzoo.envs import compat, goals, multiroom
+from rlzoo.envs import compat, goals, multiroom, swingup
 from rlzoo.envs.checks import ATARI, PROCGEN, check_api, check_env_id, first_line
 from rlzoo.envs.goals.rooms_vec import FourRoomsVecEnv
 from rlzoo.envs.guard import EnvFailedError, Guard, Unmade
@@ -29,6 +29,7 @@ _BACKENDS = {
     PROCGEN: (ENVPOOL, GYMNASIUM),
     multiroom.ENTRY_POINT: (BATCHED, GYMNASIUM),
     goals.ROOMS: (BATCHED, GYMNASIUM),
+    swingup.ENTRY_POINT: (BATCHED, GYMNASIUM),
     goals.POOL: (ENVPOOL, GYMNASIUM),
 }
 """What may step a vector of a family, by its entry point; the first one unless asked for."""
@@ -175,8 +176,8 @@ def make_vec(
         env_kwargs: Keyword arguments of the environment. ``backend`` chooses what steps the copies:
             ``"gymnasium"``, one after the other; ``"envpool"``, C++ threads, for Atari (if asked
             for), and for Procgen, Fetch and PointMaze (unless asked otherwise); ``"batched"``, all
-            at once, for MultiRoom and Four Rooms (unless asked otherwise, or in processes). What
-            draws images (``render_mode``) is stepped one after the other.
+            at once, for MultiRoom, Four Rooms and the swing-up (unless asked otherwise, or in
+            processes). What draws images (``render_mode``) is stepped one after the other.
 
     Raises:
         RefusedError: As :func:`make_env`, or if the environment breaks the API.
@@ -209,6 +210,8 @@ def _batch(only: gym.Env[Any, Any], spec: EnvSpec, n_envs: int, monitor: bool) -
     """Multiply an environment in its family's batched simulator."""
     if spec.entry_point == goals.ROOMS:
         return FourRoomsVecEnv(only, n_envs, monitor)
+    if spec.entry_point == swingup.ENTRY_POINT:
+        return swingup.make_batch(only, n_envs, monitor)
     from rlzoo.envs.multiroom.vec import MultiRoomVecEnv  # needs minigrid
 
     return MultiRoomVecEnv(only.unwrapped, n_envs, monitor)  # type: ignore[arg-type]
