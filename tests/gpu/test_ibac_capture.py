@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rlzoo.agents.ibac_sni import IBACSNI
 
@@ -16,12 +18,13 @@ pytestmark = [
 ]
 
 
-def make(**kwargs: Any) -> IBACSNI:
+def make(policy: str = "MlpPolicy", env: Any = None, **kwargs: Any) -> IBACSNI:
     settings: dict[str, Any] = {
         "n_steps": 16, "batch_size": 24, "n_epochs": 3, "latent_dim": 32, "sigma_offset": 0.0,
         "anneal": True, "seed": 0, "device": "cuda",
     }  # fmt: skip
-    return IBACSNI("MlpPolicy", make_vec_env("CartPole-v1", 4, seed=0), **{**settings, **kwargs})
+    env = env or make_vec_env("CartPole-v1", 4, seed=0)
+    return IBACSNI(policy, env, **{**settings, **kwargs})
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,18 @@ def test_noise_is_new_in_every_replay(kwargs: dict[str, Any]) -> None:
     first, second = (graph().clone() for _ in range(2))
     assert first.isfinite().all()
     assert not th.equal(first, second)
+
+
+def test_frames_are_captured_as_vectors_are() -> None:
+    """Images in bf16 and channels last, with cutout drawn on the host."""
+    env = DummyVecEnv([lambda: FakeImageEnv(4, 64, 64, 3, channel_first=True)] * 4)
+    kwargs: dict[str, Any] = {"cutout": True, "bf16": True, "policy_kwargs": {"encoder": "nature"}}
+    model = make("CnnPolicy", env, **kwargs).learn(192)
+    assert {name for name, _ in model._captured} == {"_act_packed", "_update"}
+    assert all(tensor.isfinite().all() for tensor in model.policy.state_dict().values())
+    # A rectangle has one colour, which random pixels do not.
+    frames = th.as_tensor(model.rollout_buffer.observations).flatten(0, 1)
+    assert ((frames[:, :, 1:] == frames[:, :, :-1]).float().mean((1, 2, 3)) > 0.05).any()
 
 
 def test_a_loaded_agent_captures_anew(tmp_path: Any) -> None:
