@@ -13,7 +13,9 @@ from typing import Any
 
 from rlzoo.data.experts.base import ScriptedExpert
 from rlzoo.data.experts.fetch import PickAndPlaceExpert, PushExpert, ReachExpert
+from rlzoo.data.experts.pusher import PusherExpert
 from rlzoo.data.experts.rooms import RoomsExpert
+from rlzoo.data.experts.stack import StackExpert
 from rlzoo.data.policies import BatchPolicy
 from rlzoo.errors import RefusedError, did_you_mean
 
@@ -22,6 +24,8 @@ __all__ = ["EXPERTS", "ScriptedExpert", "scripted_expert"]
 EXPERTS: dict[str, Callable[..., ScriptedExpert]] = {
     "rlzoo/FourRooms-v0": RoomsExpert,
     "rlzoo/MiniFourRooms-v0": partial(RoomsExpert, "mini"),
+    "rlzoo/BlockPusher-v0": PusherExpert,
+    "rlzoo/FetchStackTwo-v0": StackExpert,
     "FetchReach-v4": ReachExpert,
     "FetchPush-v4": PushExpert,
     "FetchPickAndPlace-v4": PickAndPlaceExpert,

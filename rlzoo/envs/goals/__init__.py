@@ -5,6 +5,8 @@ id                          task
 ==========================  =====================================================================
 ``rlzoo/FourRooms-v0``      a point in a house of four rooms, T = 300, stepped in a batch
 ``rlzoo/MiniFourRooms-v0``  the same in a small house, T = 100, for tests
+``rlzoo/BlockPusher-v0``    a point pushes a box and goes to a place itself, T = 100
+``rlzoo/FetchStackTwo-v0``  put one cube on another, T = 150, needs gymnasium-robotics
 ``Fetch<Task>-v4``          Reach, Push, Slide or PickAndPlace, T = 50, also ``<Task>Dense``
 ``PointMaze_<Map>-v3``      a ball that is pushed through a maze, T = 300 and more
 ==========================  =====================================================================
@@ -21,6 +23,7 @@ rewards and time limits; their random starts and the last bits of their physics 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import gymnasium as gym
 
@@ -38,9 +41,11 @@ ROOMS = "rlzoo.envs.goals.rooms:FourRooms"
 
 def register() -> None:
     """Register rlzoo's own tasks; what is registered already stays as it is."""
-    tasks = {
+    tasks: dict[str, tuple[str, int, dict[str, Any]]] = {
         "rlzoo/FourRooms-v0": (ROOMS, 300, {}),
         "rlzoo/MiniFourRooms-v0": (ROOMS, 100, {"maze": "mini", "distance_threshold": 0.5}),
+        "rlzoo/BlockPusher-v0": ("rlzoo.envs.goals.pusher:BlockPusher", 100, {}),
+        "rlzoo/FetchStackTwo-v0": ("rlzoo.envs.goals.stack:FetchStackTwo", 150, {}),
     }
     for env_id, (entry_point, limit, kwargs) in tasks.items():
         if env_id not in gym.registry:
