@@ -212,7 +212,7 @@ def _register_family(name: str) -> EnvSpec | None:
 
 def _import_for(env_id: str, module: str, todo: str) -> None:
     try:
-        importlib.import_module(module)
+        compat.import_quietly(module)
     except ImportError as error:
         raise RefusedError(
             f"Environment {env_id!r} needs {module!r}: {first_line(error)}.", todo=todo

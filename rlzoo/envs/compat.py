@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
+import io
 import logging
 import os
 import sys
@@ -39,6 +41,17 @@ def quiet_v4() -> Iterator[None]:
             category=DeprecationWarning,
         )
         yield
+
+
+def import_quietly(module: str) -> Any:
+    """Import a module without the advice that gymnasium-robotics prints about its Adroit hands.
+
+    Raises:
+        ImportError: If it cannot be imported.
+    """
+    silent = module.startswith("gymnasium_robotics")
+    with contextlib.redirect_stderr(io.StringIO()) if silent else contextlib.nullcontext():
+        return importlib.import_module(module)
 
 
 def integer_joints() -> None:

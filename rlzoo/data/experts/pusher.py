@@ -29,7 +29,7 @@ class PusherExpert(ScriptedExpert):
     def _actions(self, observation: Floats, goal: Floats, starts: NDArray[np.bool_]) -> Floats:
         here, box = observation[:, :2], observation[:, 2:4]
         todo = goal[:, 2:4] - box
-        unplaced = np.abs(todo) > _PLACED
+        unplaced: NDArray[np.bool_] = np.abs(todo) > _PLACED
         axis = np.where(unplaced[:, 0], 0, 1)
         rows = np.arange(len(here))
         offset = here - box

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from typing import Any
 
@@ -15,7 +14,7 @@ from rlzoo.envs import compat
 from rlzoo.envs.goals.base import check_goal, distance
 
 try:
-    _pick_and_place: Any = importlib.import_module("gymnasium_robotics.envs.fetch.pick_and_place")
+    _pick_and_place = compat.import_quietly("gymnasium_robotics.envs.fetch.pick_and_place")
 except ImportError as _error:
     raise gym.error.DependencyNotInstalled(
         f'Fetch needs gymnasium-robotics ({_error}): pip install "rlzoo[goals]"'
@@ -48,6 +47,9 @@ class FetchStackTwo(_pick_and_place.MujocoFetchEnv):  # type: ignore[misc]  # ma
         goal_parts: Success is ``distance_threshold`` in each of so many parts of the goal.
     """
 
+    initial_qpos: Any
+    initial_qvel: Any
+
     def __init__(
         self,
         legacy_success: bool = False,
@@ -56,9 +58,6 @@ class FetchStackTwo(_pick_and_place.MujocoFetchEnv):  # type: ignore[misc]  # ma
     ) -> None:
         self.legacy_success = legacy_success
         self.goal_parts = 1 if legacy_success else len(_NAMES)
-        lying = {
-            f"{name}:joint": [1.25, y, 0.4, 1, 0, 0, 0] for name, y in zip(_NAMES, (0.53, 0.9))
-        }
         super().__init__(
             model_path=os.path.join("fetch", "pick_and_place.xml"),
             has_object=True,
@@ -72,7 +71,9 @@ class FetchStackTwo(_pick_and_place.MujocoFetchEnv):  # type: ignore[misc]  # ma
             distance_threshold=distance_threshold or (0.08 if legacy_success else 0.05),
             reward_type="sparse",
             initial_qpos={
-                "robot0:slide0": 0.405, "robot0:slide1": 0.48, "robot0:slide2": 0.0, **lying,
+                "robot0:slide0": 0.405, "robot0:slide1": 0.48, "robot0:slide2": 0.0,
+                "object0:joint": [1.25, 0.53, 0.4, 1, 0, 0, 0],
+                "object1:joint": [1.25, 0.9, 0.4, 1, 0, 0, 0],
             },
             **arguments,
         )  # fmt: skip
@@ -105,7 +106,7 @@ class FetchStackTwo(_pick_and_place.MujocoFetchEnv):  # type: ignore[misc]  # ma
     def _initialize_simulation(self) -> None:
         spec = mujoco.MjSpec.from_file(self.fullpath)
         first = spec.body("object0")
-        second = spec.worldbody.add_body(name="object1", pos=first.pos + (0, 0.2, 0))
+        second = spec.worldbody.add_body(name="object1", pos=first.pos + np.array([0, 0.2, 0]))
         joint, geom, site = first.joints[0], first.geoms[0], first.sites[0]
         second.add_joint(name="object1:joint", type=joint.type, damping=joint.damping)
         second.add_geom(
@@ -148,7 +149,7 @@ class FetchStackTwo(_pick_and_place.MujocoFetchEnv):  # type: ignore[misc]  # ma
 
     def _sample_goal(self) -> NDArray[np.float64]:
         below = self._cubes()[0]
-        above = below + (0, 0, CUBE / 2 if self.legacy_success else CUBE)
+        above = below + np.array([0, 0, CUBE / 2 if self.legacy_success else CUBE])
         return np.concatenate([below, above])
 
     def _is_success(self, achieved_goal: Any, desired_goal: Any) -> bool:
