@@ -43,7 +43,7 @@ class PusherExpert(ScriptedExpert):
         face = np.zeros_like(here)
         face[rows, axis] = -sign * _CLEAR
         face[rows, 1 - axis] = np.clip(beside, -0.2, 0.2)
-        placed = ~unplaced.any(1)
+        placed = ~(unplaced[:, 0] | unplaced[:, 1])
         target = np.where(placed[:, None], goal[:, :2] - box, face)
         walk = _first_leg(offset, target) - offset
         moves = np.where((at_face & ~placed)[:, None], push, walk)

@@ -14,7 +14,7 @@ from rlzoo.envs import compat
 from rlzoo.envs.goals.base import check_goal, distance
 
 try:
-    _pick_and_place = compat.import_quietly("gymnasium_robotics.envs.fetch.pick_and_place")
+    _FetchEnv: Any = compat.import_quietly("gymnasium_robotics.envs.fetch.fetch_env").MujocoFetchEnv
 except ImportError as _error:
     raise gym.error.DependencyNotInstalled(
         f'Fetch needs gymnasium-robotics ({_error}): pip install "rlzoo[goals]"'
@@ -28,7 +28,7 @@ _FROM_GRIPPER, _APART = 0.1, 0.08
 _NAMES = ("object0", "object1")
 
 
-class FetchStackTwo(_pick_and_place.MujocoFetchEnv):  # type: ignore[misc]  # may be absent
+class FetchStackTwo(_FetchEnv):  # type: ignore[misc]  # may be absent
     """Put cube 1 on cube 0, which stays where it is; section 4.3 of the page.
 
     ``observation``: positions of gripper, cube 0 and cube 1, both cubes relative to the gripper,
