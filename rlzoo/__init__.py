@@ -15,6 +15,7 @@ _PUBLIC = {
     "DER": "rlzoo.agents.der",
     "DynaDQN": "rlzoo.agents.dyna_dqn",
     "IBACSNI": "rlzoo.agents.ibac_sni",
+    "ObservationalDropout": "rlzoo.agents.observational_dropout",
     "Transitions": "rlzoo.data",
     "load_dataset": "rlzoo.data",
     "make_vec": "rlzoo.envs",
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from rlzoo.agents.der import DER as DER
     from rlzoo.agents.dyna_dqn import DynaDQN as DynaDQN
     from rlzoo.agents.ibac_sni import IBACSNI as IBACSNI
+    from rlzoo.agents.observational_dropout import ObservationalDropout as ObservationalDropout
     from rlzoo.data import Transitions as Transitions
     from rlzoo.data import load_dataset as load_dataset
     from rlzoo.envs import make_vec as make_vec

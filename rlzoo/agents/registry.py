@@ -70,6 +70,12 @@ AGENTS: dict[str, AgentSpec] = {
             "1910.12911",
         ),
         AgentSpec(
+            "obs-dropout", "rlzoo.agents.observational_dropout:ObservationalDropout", _BOX, False,
+            "rlzoo/CartPoleSwingUp-v0",
+            "evolves a policy with the world model that it acts on where it may not look",
+            "1910.13038",
+        ),
+        AgentSpec(
             "sac", "stable_baselines3:SAC", _BOX, False, "Hopper-v4",
             "SB3's soft actor-critic", "1801.01290",
         ),

@@ -108,6 +108,18 @@ ROWS = {
         wrong_env_id="CartPole-v1",
         float64_env_id=PENDULUM64,
     ),
+    # Turns of five steps, ten per generation; episodes go on through them. Everything is seen, as
+    # four environments together and alone would be looked at at different times.
+    "obs-dropout": Row(
+        {
+            "peek_prob": 1.0,
+            "pop_size": 2,
+            "n_eval_episodes": 1,
+            "n_steps": 5,
+            "zero_policy": False,
+            "policy_kwargs": {"net_arch": [8, 8], "model_arch": [8]},
+        },
+    ),
     # Not of this zoo: the suite has to pass on an agent that is right by definition.
     "td3": Row(
         {

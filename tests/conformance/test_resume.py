@@ -40,6 +40,8 @@ DYNA = (
     *(*OFF_POLICY, "planning_steps=32", "target_update_interval=50", "model_interval=60"),
     *("model_arch=[8]", "n_models=2", "model_epochs=2"),
 )
+EVOLUTION = (*SMALL, "policy_kwargs.model_arch=[8]", "pop_size=2", "n_eval_episodes=1")
+SHORT = "run.env_kwargs={max_episode_steps: 20}"
 ROLLOUTS = ("n_steps=16", "batch_size=16", "run.n_envs=2", "latent_dim=6")
 RUN = ("run.eval_freq=100", "run.eval_episodes=1", "run.checkpoint_freq=80")
 
@@ -114,6 +116,21 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
             *(*ROLLOUTS, "policy_kwargs.encoder=impala-half", "regulariser=dropout"),
             *("suspend=frozen", "bootstrap_timeouts=true", "cutout=true"),
         ),
+    ),
+    "obs-dropout": (
+        "obs-dropout",
+        "Pendulum-v1",
+        (*EVOLUTION, "n_steps=5", "peek_prob=0.5", "run.n_envs=2"),
+    ),
+    "obs-dropout-episodes": (
+        "obs-dropout",
+        "rlzoo/CartPoleSwingUpHard-v0",
+        (*EVOLUTION, SHORT, "backend=env", "optimizer=openes", "run.n_envs=4"),
+    ),
+    "obs-dropout-simulator": (
+        "obs-dropout",
+        "rlzoo/CartPoleSwingUpHard-v0",
+        (*EVOLUTION, SHORT, "peek_prob=0.2"),
     ),
     "ppo": ("ppo", "CartPole-v1", (*SMALL, "n_steps=16", "batch_size=16", "run.n_envs=2")),
     "ppo-gsde": (

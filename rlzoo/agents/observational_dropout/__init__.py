@@ -1,0 +1,6 @@
+"""Observational dropout: world models that were never asked to predict (Freeman et al. 2019)."""
+
+from rlzoo.agents.observational_dropout.observational_dropout import ObservationalDropout
+from rlzoo.agents.observational_dropout.policies import ObsDropoutPolicy
+
+__all__ = ["ObsDropoutPolicy", "ObservationalDropout"]
