@@ -15,7 +15,7 @@ STEP = 0.2
 """Displacement of an action of 1."""
 
 _HALF_WALL = 0.5
-_RADIUS = 0.1
+_RADIUS = 0.12  # of the point, and a little more: one that touches a doorway is stuck
 _AHEAD = 1.0
 """Distance of the waypoints before and behind a door from its middle."""
 
@@ -122,16 +122,18 @@ class RoomsExpert(ScriptedExpert):
         return points
 
     def _reachable(self, goal: Floats, far: NDArray[np.bool_]) -> Floats:
-        """Move goals out of the walls, to their own side; goals in a doorway stay."""
+        """Move goals to where a point can be: out of walls, to their own side, but not of doors."""
         low, high, wall, *_ = self.house
-        doorway = np.zeros(len(goal), bool)
-        for axis, doors in enumerate((self.house.doors_at_y, self.house.doors_at_x)):
-            near = np.abs(goal[:, axis] - wall) < _HALF_WALL + _RADIUS
-            off = np.abs(goal[:, 1 - axis, None] - np.array(doors)).min(1)
-            doorway |= near & (off < _HALF_WALL - _RADIUS)
         free = _HALF_WALL + _RADIUS
         inner = np.where(far, np.maximum(goal, wall + free), np.minimum(goal, wall - free))
-        inner = np.where(doorway[:, None], goal, inner)
+        for axis, places in enumerate((self.house.doors_at_y, self.house.doors_at_x)):
+            doors, other = np.array(places), 1 - axis
+            door = doors[np.abs(goal[:, other, None] - doors).argmin(1)]
+            near = np.abs(goal[:, axis] - wall) < free
+            inside = near & (np.abs(goal[:, other] - door) < _HALF_WALL)
+            room = _HALF_WALL - _RADIUS
+            beside = np.clip(goal[:, other], door - room, door + room)
+            inner[inside, axis], inner[inside, other] = goal[inside, axis], beside[inside]
         clipped: Floats = np.clip(inner, low + _RADIUS, high - _RADIUS)
         return clipped
 
