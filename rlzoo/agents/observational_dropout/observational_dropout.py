@@ -270,6 +270,11 @@ class ObservationalDropout(SafeSaveMixin, BaseAlgorithm):
             reset_num_timesteps: As in SB3.
             progress_bar: As in SB3.
         """
+        if self.env is None:
+            raise RefusedError(
+                f"{type(self).__name__} has no environment to learn in.",
+                todo="Give one: load(path, env=...) or set_env(env).",
+            )
         total, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
@@ -313,12 +318,7 @@ class ObservationalDropout(SafeSaveMixin, BaseAlgorithm):
                 task, networks, candidates, self.n_eval_episodes, self.peek_prob,
                 np.random.default_rng(seed), self.gamma, lambda block: self._tell(block, callback),
             )  # fmt: skip
-        if self.env is None:
-            raise RefusedError(
-                f"{type(self).__name__} has no environment to learn in.",
-                todo="Give one: load(path, env=...) or set_env(env).",
-            )
-        env = self.env
+        env: Any = self.env
 
         def on_step(scope: dict[str, Any]) -> bool:
             self.num_timesteps += env.num_envs
