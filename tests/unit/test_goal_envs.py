@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium as gym
@@ -289,4 +290,43 @@ def test_sb3s_hindsight_buffer_takes_it(backend: str) -> None:
 
 
 def test_ids_are_registered() -> None:
-    assert {FULL, MINI} <= set(gym.registry)
+    own = {FULL, MINI, "rlzoo/BlockPusher-v0", "rlzoo/FetchStackTwo-v0"}
+    assert own <= set(gym.registry)
+
+
+# --- without the extra ---------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(find_spec("envpool") is not None, reason="envpool is installed")
+def test_fetch_names_the_extra_where_envpool_is_missing() -> None:
+    for make in (make_env, make_vec):
+        with pytest.raises(RefusedError, match="envpool") as refused:
+            make("FetchPickAndPlace-v4")
+        assert 'pip install "rlzoo[goals]"' in str(refused.value)
+        assert "backend='gymnasium'" in str(refused.value)
+
+
+@pytest.mark.skipif(find_spec("gymnasium_robotics") is not None, reason="it is installed")
+@pytest.mark.parametrize(
+    ("env_id", "arguments"),
+    [
+        ("FetchPickAndPlace-v4", {"backend": "gymnasium"}),
+        ("PointMaze_UMaze-v3", {"render_mode": "rgb_array"}),
+        ("rlzoo/FetchStackTwo-v0", {}),
+        ("HandReach-v3", {}),
+    ],
+)
+def test_what_needs_gymnasium_robotics_names_the_extra(
+    env_id: str, arguments: dict[str, Any]
+) -> None:
+    for make in (make_env, make_vec):
+        with pytest.raises(RefusedError, match=r"gymnasium.robotics") as refused:
+            make(env_id, **arguments)
+        assert 'pip install "rlzoo[goals]"' in str(refused.value)
+
+
+def test_old_versions_of_fetch_are_refused_with_the_reason() -> None:
+    with pytest.raises(RefusedError, match="starts elsewhere") as refused:
+        make_env("FetchPickAndPlace-v3")
+    assert "FetchPickAndPlace-v4" in str(refused.value)
+    assert "251" in str(refused.value)
