@@ -17,7 +17,7 @@ neither gymnasium-robotics nor the shim for it (:func:`rlzoo.envs.compat.integer
 several copies in as many threads; on one core both take about as long for Fetch, whose physics
 takes most of it. Only gymnasium-robotics draws, so what has a ``render_mode`` runs in it. Both have
 the same spaces, rewards and time limits; their random starts and the last bits of their physics
-differ. ``positions_only=10`` keeps the positions of an observation only, as the goalGAIL paper does.
+differ. ``positions_only=10`` keeps only the positions of an observation, as goalGAIL does.
 """
 
 from __future__ import annotations
