@@ -17,7 +17,14 @@ from rlzoo.agents.observational_dropout.recursion import (
     draw_peeks,
     run_episodes,
 )
-from rlzoo.agents.observational_dropout.stacked import mlp, shapes_of, size_of, split
+from rlzoo.agents.observational_dropout.stacked import (
+    laid_out,
+    mlp,
+    shapes_of,
+    size_of,
+    split,
+    tanh,
+)
 from rlzoo.agents.observational_dropout.world_models import WORLD_MODELS, true_dynamics
 from rlzoo.core.swingup import DT, CartPoleSwingUp
 from rlzoo.errors import RefusedError
@@ -81,11 +88,22 @@ def test_stacked_networks_are_single_networks(bounded: bool) -> None:
     shapes = shapes_of(3, [4], 2)
     vectors = th.randn(5, size_of(shapes), dtype=th.float64)
     inputs = th.randn(5, 6, 3, dtype=th.float64)
-    together = mlp(split(vectors, shapes), inputs, bounded)
+    together = mlp(laid_out(split(vectors, shapes)), inputs, bounded)
     for c in range(5):
         (w1, b1), (w2, b2) = split(vectors[c : c + 1], shapes)
         alone = th.tanh(inputs[c] @ w1[0] + b1[0]) @ w2[0] + b2[0]
         th.testing.assert_close(together[c], alone.tanh() if bounded else alone)
+
+
+def test_squashing_is_tanh() -> None:
+    x = th.linspace(-60, 60, 1_001)
+    expected = x.tanh()
+    th.testing.assert_close(tanh(x.clone()), expected, atol=3e-7, rtol=0)
+    extremes = th.tensor([th.inf, -th.inf, th.nan, 1e30])
+    th.testing.assert_close(tanh(extremes), th.tensor([1, -1, th.nan, 1]), equal_nan=True)
+    needed = x.clone().requires_grad_()
+    (slope,) = th.autograd.grad(tanh(needed).sum(), needed)
+    th.testing.assert_close(slope, 1 - expected.square())
 
 
 def test_the_swing_up_model_is_refused_elsewhere() -> None:

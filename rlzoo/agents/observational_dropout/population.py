@@ -20,7 +20,14 @@ from rlzoo.agents.observational_dropout.recursion import (
     draw_peeks,
     run_episodes,
 )
-from rlzoo.agents.observational_dropout.stacked import Shape, mlp, shapes_of, size_of, split
+from rlzoo.agents.observational_dropout.stacked import (
+    Shape,
+    laid_out,
+    mlp,
+    shapes_of,
+    size_of,
+    split,
+)
 from rlzoo.agents.observational_dropout.world_models import WORLD_MODELS, WorldModel
 from rlzoo.core.simulator import Simulator
 
@@ -66,10 +73,8 @@ class Networks:
     def bind(self, vectors: th.Tensor) -> tuple[Act, Predict]:
         """Return policies and models of candidates, ``[C, P]``, for inputs ``[C, E, ...]``."""
         cut = size_of(self.model.shapes)
-        model, policy = (
-            split(vectors[:, :cut], self.model.shapes),
-            split(vectors[:, cut:], self.policy_shapes),
-        )
+        model = laid_out(split(vectors[:, :cut], self.model.shapes))
+        policy = laid_out(split(vectors[:, cut:], self.policy_shapes))
         return partial(mlp, policy, bounded=True), partial(self.model.predict, model)
 
 
