@@ -14,6 +14,8 @@ _PUBLIC = {
     "BEAR": "rlzoo.agents.bear",
     "DER": "rlzoo.agents.der",
     "DynaDQN": "rlzoo.agents.dyna_dqn",
+    "GoalEpisodes": "rlzoo.core.goal_episodes",
+    "GoalGAIL": "rlzoo.agents.goal_gail",
     "IBACSNI": "rlzoo.agents.ibac_sni",
     "ObservationalDropout": "rlzoo.agents.observational_dropout",
     "Transitions": "rlzoo.data",
@@ -25,8 +27,10 @@ if TYPE_CHECKING:
     from rlzoo.agents.bear import BEAR as BEAR
     from rlzoo.agents.der import DER as DER
     from rlzoo.agents.dyna_dqn import DynaDQN as DynaDQN
+    from rlzoo.agents.goal_gail import GoalGAIL as GoalGAIL
     from rlzoo.agents.ibac_sni import IBACSNI as IBACSNI
     from rlzoo.agents.observational_dropout import ObservationalDropout as ObservationalDropout
+    from rlzoo.core.goal_episodes import GoalEpisodes as GoalEpisodes
     from rlzoo.data import Transitions as Transitions
     from rlzoo.data import load_dataset as load_dataset
     from rlzoo.envs import make_vec as make_vec

@@ -65,6 +65,11 @@ AGENTS: dict[str, AgentSpec] = {
             "1906.05243",
         ),
         AgentSpec(
+            "goal-gail", "rlzoo.agents.goal_gail:GoalGAIL", _BOX, False, "rlzoo/MiniFourRooms-v0",
+            "goal-conditioned imitation with hindsight; HER, GAIL and cloning as other modes",
+            "1906.05838", paper_env="rlzoo/FourRooms-v0", demonstrations=True,
+        ),
+        AgentSpec(
             "ibac-sni", "rlzoo.agents.ibac_sni:IBACSNI", ("Discrete",), False, "CoinRun",
             "PPO with an information bottleneck and noise in part of the policy gradient",
             "1910.12911",

@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch as th
+from goal_gail_testing import POINT, POINT64, demonstrate
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -37,6 +40,9 @@ class Row:
         wrong_env_id: One whose spaces of observation and action are different.
         float64_env_id: One that observes float64.
         unstored: Constructor arguments without an attribute of the same name.
+        steps_of_four: As ``steps``, in four environments; None: the same.
+        policy: Alias of the policy for the observations of ``env_id``.
+        vec_normalize: It takes environments whose observations VecNormalize normalises.
     """
 
     settings: dict[str, Any]
@@ -47,6 +53,9 @@ class Row:
     wrong_env_id: str = "MountainCarContinuous-v0"
     float64_env_id: str = "Hopper-v4"
     unstored: frozenset[str] = field(default_factory=frozenset)
+    steps_of_four: int | None = None
+    policy: str = "MlpPolicy"
+    vec_normalize: bool = True
 
 
 ROWS = {
@@ -94,6 +103,26 @@ ROWS = {
         env_id=PENDULUM,
         wrong_env_id="CartPole-v1",
         float64_env_id=PENDULUM64,
+    ),
+    "goal-gail": Row(
+        {
+            "demonstrations": demonstrate(),
+            "batch_size": 16,
+            "demo_batch_size": 8,
+            "train_freq": 1,
+            "gradient_steps": 1,
+            "n_disc_updates": 1,
+            "disc_batch_size": 8,
+            "disc_hidden": [8, 8],
+            "buffer_size": 500,
+            "policy_kwargs": {"net_arch": [8, 8]},
+        },
+        env_id=POINT,
+        wrong_env_id="Pendulum-v1",
+        float64_env_id=POINT64,
+        steps_of_four=4 * EPISODE + 20,
+        policy="MultiInputPolicy",
+        vec_normalize=False,
     ),
     "ibac-sni": Row(
         {
@@ -179,7 +208,7 @@ class Subject:
         """Return an untrained agent, on one environment unless another is given."""
         env = make_vec(self.row.env_id) if env is None else env
         arguments = {**self.settings(**overrides), **self.data_arguments()}
-        return self.cls("MlpPolicy", env, **arguments)
+        return self.cls(self.row.policy, env, **arguments)
 
     def trained(self, **overrides: Any) -> BaseAlgorithm:
         """Return an agent after a short training."""
@@ -199,14 +228,52 @@ class Subject:
         """Whether it learns from a replay buffer."""
         return hasattr(self.cls, "save_replay_buffer")
 
+    def supply(self, model: BaseAlgorithm) -> None:
+        """Give a loaded agent the data or the demonstrations that it needs."""
+        if self.spec.needs_data:
+            model.set_dataset(self.data(self.row.env_id))  # type: ignore[attr-defined]
+        if "demonstrations" in self.row.settings:
+            model.set_demonstrations(self.row.settings["demonstrations"])  # type: ignore[attr-defined]
+
     def equip(self, model: BaseAlgorithm, original: BaseAlgorithm) -> None:
         """Give a loaded agent the data that ``original`` learned from."""
         if self.replays:
             model.replay_buffer = original.replay_buffer  # type: ignore[attr-defined]
+        if "demonstrations" in self.row.settings:
+            self.supply(model)
 
     def load(self, path: Any, **kwargs: Any) -> BaseAlgorithm:
         """Load on the CPU."""
         return self.cls.load(path, device="cpu", **kwargs)
+
+
+def observations_of(model: BaseAlgorithm, make: Callable[[Any], Any]) -> Any:
+    """Return what ``make`` gives for the space, or for each space of a dict."""
+    space = model.observation_space
+    if isinstance(space, spaces.Dict):
+        return {key: make(part) for key, part in space.spaces.items()}
+    return make(space)
+
+
+def filled(model: BaseAlgorithm, value: float, n: int | None = None) -> Any:
+    """Return one observation, or ``n`` of them, of equal numbers."""
+    lead = () if n is None else (n,)
+    return observations_of(model, lambda space: np.full((*lead, *space.shape), value, space.dtype))
+
+
+def drawn(model: BaseAlgorithm, n: int, scale: float = 1.0) -> Any:
+    """Return ``n`` observations of normal numbers, the same in every call."""
+    rng = np.random.default_rng(0)
+    return observations_of(
+        model, lambda space: (rng.normal(size=(n, *space.shape)) * scale).astype(np.float32)
+    )
+
+
+def row_of(observations: Any, index: int) -> Any:
+    """Return one observation of a batch."""
+    if isinstance(observations, dict):
+        return {key: part[index] for key, part in observations.items()}
+    return observations[index]
 
 
 def flat_state(model: BaseAlgorithm) -> dict[str, th.Tensor]:

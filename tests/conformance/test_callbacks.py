@@ -41,8 +41,10 @@ class Recorder(BaseCallback):
 
     def _on_step(self) -> bool:
         n_envs = self.training_env.num_envs
-        for name in ("dones", "rewards", "infos", "new_obs"):
-            assert len(self.locals[name]) == n_envs, name
+        new_obs = self.locals["new_obs"]
+        parts = list(new_obs.values()) if isinstance(new_obs, dict) else [new_obs]
+        for part in (*(self.locals[name] for name in ("dones", "rewards", "infos")), *parts):
+            assert len(part) == n_envs
         assert self.locals["self"] is self.model
         self.steps.append(self.num_timesteps)
         return len(self.steps) != self.stop_at

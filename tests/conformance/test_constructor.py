@@ -40,7 +40,7 @@ def test_names_that_sb3_users_pass(agent: Subject) -> None:
 
 def test_it_is_an_sb3_algorithm_with_policy_aliases(agent: Subject) -> None:
     assert issubclass(agent.cls, BaseAlgorithm)
-    assert issubclass(agent.cls.policy_aliases["MlpPolicy"], BasePolicy)
+    assert issubclass(agent.cls.policy_aliases[agent.row.policy], BasePolicy)
 
 
 def test_unknown_policy_alias_is_refused_by_name(agent: Subject) -> None:
@@ -49,7 +49,7 @@ def test_unknown_policy_alias_is_refused_by_name(agent: Subject) -> None:
 
 
 def test_policy_class_instead_of_alias(agent: Subject) -> None:
-    policy = agent.cls.policy_aliases["MlpPolicy"]
+    policy = agent.cls.policy_aliases[agent.row.policy]
     model = agent.cls(policy, agent.vec(), **agent.settings())
     assert type(model.policy) is policy
 
@@ -64,25 +64,24 @@ def test_every_argument_has_an_attribute(agent: Subject) -> None:
 
 
 def test_env_by_name(agent: Subject) -> None:
-    model = agent.cls("MlpPolicy", agent.row.env_id, **agent.settings())
+    model = agent.cls(agent.row.policy, agent.row.env_id, **agent.settings())
     assert model.get_env().num_envs == 1
     assert model.observation_space == gym.make(agent.row.env_id).observation_space
 
 
 def test_without_set_up_nothing_is_built(agent: Subject) -> None:
     # As `load` calls it: no data, no networks, whatever the arguments.
-    model = agent.cls("MlpPolicy", agent.vec(), device="cpu", _init_setup_model=False)
+    model = agent.cls(agent.row.policy, agent.vec(), device="cpu", _init_setup_model=False)
     assert not hasattr(model, "policy")
-    assert (
-        agent.cls(agent.cls.policy_aliases["MlpPolicy"], None, _init_setup_model=False).env is None
-    )
+    policy = agent.cls.policy_aliases[agent.row.policy]
+    assert agent.cls(policy, None, _init_setup_model=False).env is None
 
 
 def test_discrete_actions_are_refused_with_sb3s_message(agent: Subject) -> None:
     if agent.spec.action_spaces != ("Box",):
         pytest.skip("accepts other action spaces")
     with pytest.raises((AssertionError, ValueError), match="The algorithm only supports"):
-        agent.cls("MlpPolicy", gym.make("CartPole-v1"), **agent.settings())
+        agent.cls(agent.row.policy, gym.make("CartPole-v1"), **agent.settings())
 
 
 def test_unbounded_actions_are_refused_with_sb3s_message(agent: Subject) -> None:
@@ -98,7 +97,7 @@ def test_unbounded_actions_are_refused_with_sb3s_message(agent: Subject) -> None
             return action
 
     with pytest.raises((AssertionError, ValueError), match="finite lower and upper bound"):
-        agent.cls("MlpPolicy", Unbounded(), **agent.settings())
+        agent.cls(agent.row.policy, Unbounded(), **agent.settings())
 
 
 def test_everything_is_on_the_device_that_was_asked_for(agent: Subject) -> None:

@@ -57,7 +57,17 @@ def test_other_spaces_are_refused_and_nothing_changes(agent: Subject, n_envs: in
     assert model._last_obs is last
 
 
+def test_vec_normalize_is_taken_or_refused(agent: Subject) -> None:
+    if agent.row.vec_normalize:
+        assert agent.make(VecNormalize(agent.vec())).get_vec_normalize_env() is not None
+        return
+    with pytest.raises(ValueError, match="VecNormalize"):
+        agent.make(VecNormalize(agent.vec()))
+
+
 def test_vec_normalize_is_found(agent: Subject, tmp_path: Path) -> None:
+    if not agent.row.vec_normalize:
+        pytest.skip("refuses normalised observations")
     env = VecNormalize(agent.vec())
     model = agent.make(env)
     assert model.get_vec_normalize_env() is env
@@ -76,8 +86,8 @@ def test_vec_normalize_is_found(agent: Subject, tmp_path: Path) -> None:
 
 
 def test_stored_data_are_not_normalised(agent: Subject) -> None:
-    if not agent.replays:
-        pytest.skip("has no replay buffer")
+    if not (agent.replays and agent.row.vec_normalize):
+        pytest.skip("has no replay buffer, or refuses normalised observations")
     env = VecNormalize(agent.vec())
     env.obs_rms.mean, env.obs_rms.var = np.full(3, 5.0), np.full(3, 4.0)
     env.training = False
@@ -88,8 +98,8 @@ def test_stored_data_are_not_normalised(agent: Subject) -> None:
 
 def test_training_sees_normalised_observations(agent: Subject) -> None:
     # Acting on an environment with VecNormalize sees them, so training has to.
-    if not agent.replays:
-        pytest.skip("has no replay buffer")
+    if not (agent.replays and agent.row.vec_normalize):
+        pytest.skip("has no replay buffer, or refuses normalised observations")
     env = VecNormalize(agent.vec(), norm_reward=False)
     env.obs_rms.mean, env.obs_rms.var = np.full(3, 5.0), np.full(3, 4.0)
     env.training = False

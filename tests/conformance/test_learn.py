@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.utils import set_random_seed
 
-from .agents import Subject, assert_same_state, flat_state, state_differs
+from .agents import Subject, assert_same_state, drawn, flat_state, state_differs
 
 
 def optimizers(model: BaseAlgorithm) -> dict[str, dict]:
@@ -67,9 +67,10 @@ def test_every_optimiser_is_saved(agent: Subject) -> None:
 
 
 def test_several_environments(agent: Subject) -> None:
-    model = agent.make(agent.vec(4)).learn(agent.steps)
+    steps = agent.row.steps_of_four or agent.steps
+    model = agent.make(agent.vec(4)).learn(steps)
     assert model.n_envs == 4
-    assert model.num_timesteps == agent.steps
+    assert model.num_timesteps == steps
     assert model._n_updates > 0
 
 
@@ -77,7 +78,7 @@ def test_float64_observations(agent: Subject) -> None:
     # As Hopper-v4 does; data sets store float32.
     env_id = agent.row.float64_env_id
     arguments = {**agent.settings(), **agent.data_arguments(env_id)}
-    model = agent.cls("MlpPolicy", env_id, **arguments).learn(20)
+    model = agent.cls(agent.row.policy, env_id, **arguments).learn(20)
     action, _ = model.predict(model.observation_space.sample())
     assert action.dtype == model.action_space.dtype
     assert all(p.dtype == th.float32 for p in model.policy.parameters())
@@ -93,8 +94,7 @@ def test_one_seed_gives_one_result(agent: Subject, seed: int) -> None:
 
 def acting(model: BaseAlgorithm) -> np.ndarray:
     """Return the actions on a fixed batch of observations."""
-    observations = np.linspace(-1, 1, 15, dtype=np.float32).reshape(5, -1)
-    return model.predict(observations, deterministic=True)[0]
+    return model.predict(drawn(model, 5), deterministic=True)[0]
 
 
 def numpy_draw() -> float:

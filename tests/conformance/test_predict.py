@@ -9,17 +9,17 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from rlzoo.core.seeding import get_states
 
-from .agents import EPISODE, Subject, flat_state, make_vec
+from .agents import EPISODE, Subject, drawn, filled, flat_state, make_vec, observations_of, row_of
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
 @pytest.mark.parametrize("n", [None, 1, 5])
 def test_shapes_types_and_bounds(agent: Subject, n: int | None, deterministic: bool) -> None:
     model = agent.trained()
-    space, actions = model.observation_space, model.action_space
+    actions = model.action_space
     lead = () if n is None else (n,)
     # Far outside of the data, where a network that does not bound its actions shows it.
-    observation = np.full((*lead, *space.shape), 50.0, space.dtype)  # type: ignore[misc]
+    observation = filled(model, 50.0, n)
     action, state = model.predict(observation, deterministic=deterministic)
     assert isinstance(action, np.ndarray)
     assert action.shape == (*lead, *actions.shape)  # type: ignore[misc]
@@ -34,14 +34,13 @@ def test_actions_are_in_the_units_of_the_environment(agent: Subject) -> None:
         pytest.skip("its actions have no units")
     # Pendulum's torque is in [-2, 2]; a forgotten unscaling would stay inside of [-1, 1].
     model = agent.make()
-    batch = np.random.default_rng(0).normal(size=(2000, 3)).astype(np.float32) * 50
-    action, _ = model.predict(batch)
+    action, _ = model.predict(drawn(model, 2000, 50))
     assert np.abs(action).max() > 1.0
 
 
 def test_deterministic_actions_repeat_and_use_no_generator(agent: Subject) -> None:
     model = agent.trained()
-    observation = np.ones((3, *model.observation_space.shape), np.float32)  # type: ignore[misc]
+    observation = filled(model, 1.0, 3)
     before = get_states()
     actions = [model.predict(observation, deterministic=True)[0] for _ in range(2)]
     np.testing.assert_array_equal(*actions)
@@ -50,9 +49,10 @@ def test_deterministic_actions_repeat_and_use_no_generator(agent: Subject) -> No
 
 def test_rows_of_a_batch_do_not_influence_each_other(agent: Subject) -> None:
     model = agent.trained()
-    batch = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    batch = drawn(model, 6)
     together, _ = model.predict(batch, deterministic=True)
-    alone = np.stack([model.predict(row, deterministic=True)[0] for row in batch])
+    rows = [row_of(batch, index) for index in range(6)]
+    alone = np.stack([model.predict(row, deterministic=True)[0] for row in rows])
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
 
 
@@ -62,7 +62,7 @@ def test_predict_changes_nothing_that_training_uses(agent: Subject) -> None:
     counters = model.num_timesteps, model._n_updates, model._episode_num
     last = model._last_obs
     for deterministic in (True, False):
-        model.predict(np.zeros((4, 3), np.float32), deterministic=deterministic)
+        model.predict(filled(model, 0.0, 4), deterministic=deterministic)
     assert (model.num_timesteps, model._n_updates, model._episode_num) == counters
     assert model._last_obs is last
     assert all(th.equal(value, before[name]) for name, value in flat_state(model).items())
@@ -71,14 +71,15 @@ def test_predict_changes_nothing_that_training_uses(agent: Subject) -> None:
 def test_mistakes_get_sb3s_messages(agent: Subject) -> None:
     model = agent.make()
     with pytest.raises(ValueError, match="Unexpected observation shape"):
-        model.predict(np.zeros(17, np.float32))
+        model.predict(observations_of(model, lambda _: np.zeros(17, np.float32)))
     with pytest.raises(ValueError, match="mixing Gym API"):
-        model.predict((np.zeros(3, np.float32), {}))  # type: ignore[arg-type]
+        model.predict((filled(model, 0.0), {}))  # type: ignore[arg-type]
 
 
 def test_untrained_agents_predict(agent: Subject) -> None:
-    action, _ = agent.make().predict(np.zeros(3, np.float32))
-    assert action.shape == agent.make().action_space.shape
+    model = agent.make()
+    action, _ = model.predict(filled(model, 0.0))
+    assert action.shape == model.action_space.shape
 
 
 def test_evaluate_policy_runs_whole_episodes(agent: Subject) -> None:

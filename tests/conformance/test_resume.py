@@ -43,6 +43,10 @@ DYNA = (
 EVOLUTION = (*SMALL, "policy_kwargs.model_arch=[8]", "pop_size=2", "n_eval_episodes=1")
 SHORT = "run.env_kwargs={max_episode_steps: 20}"
 ROLLOUTS = ("n_steps=16", "batch_size=16", "run.n_envs=2", "latent_dim=6")
+GOALS = (
+    *(*SMALL, "disc_hidden=[8, 8]", "batch_size=16", "demo_batch_size=8", "disc_batch_size=8"),
+    *("gradient_steps=3", "n_disc_updates=2", "buffer_size=150"),
+)
 RUN = ("run.eval_freq=100", "run.eval_episodes=1", "run.checkpoint_freq=80")
 
 # Name of the row -> agent, environment, settings. Every agent of the zoo must have one.
@@ -102,6 +106,20 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         (
             *("source=act", "policy_kwargs.net_arch=[8]", "learning_starts=30", "batch_size=8"),
             *("planning_steps=16", "buffer_size=150", "run.n_envs=2"),
+        ),
+    ),
+    "goal-gail": ("goal-gail", "rlzoo/MiniFourRooms-v0", GOALS),
+    "goal-gail-steps": (
+        "goal-gail",
+        "rlzoo/MiniFourRooms-v0",
+        (
+            *GOALS,
+            "run.env_kwargs={max_episode_steps: 30}",
+            "train_freq=7",
+            "base=sac",
+            "run.n_envs=2",
+            "learning_starts=20",
+            "bc_coef=0.1",
         ),
     ),
     "ibac-sni": (

@@ -15,13 +15,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from rlzoo.core.seeding import seed_everything
 
-from .agents import Subject, assert_same_state, flat_state, make_vec, state_differs
+from .agents import Subject, assert_same_state, drawn, flat_state, make_vec, state_differs
 
 
-def observations(model: BaseAlgorithm, n: int = 7) -> np.ndarray:
+def observations(model: BaseAlgorithm, n: int = 7) -> Any:
     """Return a fixed batch of observations."""
-    shape = (n, *model.observation_space.shape)  # type: ignore[misc]
-    return np.random.default_rng(0).uniform(-1, 1, shape).astype(model.observation_space.dtype)
+    return drawn(model, n, 0.5)
 
 
 def assert_predict_the_same(a: BaseAlgorithm, b: BaseAlgorithm) -> None:
@@ -160,7 +159,7 @@ def test_settings_come_back(agent: Subject, tmp_path: Path) -> None:
 
 
 def test_exclude_and_include(agent: Subject, tmp_path: Path) -> None:
-    default = agent.cls("MlpPolicy", agent.vec(), device="cpu").gamma  # type: ignore[attr-defined]
+    default = agent.cls(agent.row.policy, agent.vec(), device="cpu").gamma  # type: ignore[attr-defined]
     model = agent.make(gamma=0.7)
     model.save(tmp_path / "without", exclude=["gamma"])
     assert agent.load(tmp_path / "without").gamma == default  # type: ignore[attr-defined]
@@ -203,8 +202,7 @@ def test_load_with_environments(agent: Subject, tmp_path: Path, n_envs: int) -> 
     loaded = agent.load(tmp_path / "model", env=env)
     assert loaded.get_env() is env
     assert loaded.n_envs == n_envs
-    if agent.spec.needs_data:
-        loaded.set_dataset(agent.data(agent.row.env_id))  # type: ignore[attr-defined]
+    agent.supply(loaded)
     loaded.learn(agent.steps)
     assert loaded.num_timesteps == agent.steps
 

@@ -93,10 +93,7 @@ class GoalAlgorithm(SafeSaveMixin, OffPolicyAlgorithm):
         self.set_random_seed(self.seed)
         success = self._ask_environment()
         if self.replay_buffer is None:
-            self.replay_buffer = GoalReplayBuffer(
-                self.buffer_size, cast(spaces.Dict, self.observation_space), self.action_space,
-                self.device, self.n_envs, success=success,
-            )  # fmt: skip
+            self.replay_buffer = self._make_buffer(success)
         self.policy = cast(Any, self.policy_class)(
             self.observation_space, self.action_space, self.lr_schedule, base=self.base,
             normalize=self.normalize, **self.policy_kwargs,
@@ -110,6 +107,12 @@ class GoalAlgorithm(SafeSaveMixin, OffPolicyAlgorithm):
         self._make_optimizers()
         self._make_train_freq()
         self._make_noise()
+
+    def _make_buffer(self, success: Success) -> GoalReplayBuffer:
+        return GoalReplayBuffer(
+            self.buffer_size, cast(spaces.Dict, self.observation_space), self.action_space,
+            self.device, self.n_envs, success=success,
+        )  # fmt: skip
 
     def _make_noise(self) -> None:
         noise_or_std: Any = self.action_noise
@@ -210,7 +213,7 @@ class GoalAlgorithm(SafeSaveMixin, OffPolicyAlgorithm):
             self._check_states_are_enough()
             self.demo_batch_size, self.bc_coef = 0, 0.0
         self.demonstrations = episodes
-        success = cast(GoalReplayBuffer, self.replay_buffer).success
+        success = self._replay.success
         self._demo_store = demonstration_store(
             episodes, cast(spaces.Box, self.action_space), success, self.device
         )
@@ -298,11 +301,14 @@ class GoalAlgorithm(SafeSaveMixin, OffPolicyAlgorithm):
     def _forget_graphs(self) -> None:
         """Forget what was captured: it does not know tensors that were made since."""
         self._graphs: dict[tuple[str, int], Captured] = {}
+        self._graph_buffer = self.replay_buffer
 
     def _run(self, name: str, update: Callable[[int], th.Tensor], size: int) -> th.Tensor:
         """Run an update, on CUDA as a graph."""
         if not wants_cuda_graph(self.capture, self.device):
             return update(size)
+        if self._graph_buffer is not self.replay_buffer:
+            self._forget_graphs()
         if (name, size) not in self._graphs:
             self._graphs[name, size] = Captured(partial(update, size))
         return self._graphs[name, size]()
@@ -367,21 +373,26 @@ class GoalAlgorithm(SafeSaveMixin, OffPolicyAlgorithm):
 
     def save_replay_buffer(self, path: FileLike) -> None:
         """Write the replay buffer as ``.npz`` (SB3 would pickle it), to a path or an open file."""
-        cast(GoalReplayBuffer, self.replay_buffer).save(path)
+        self._replay.save(path)
 
     def load_replay_buffer(self, path: FileLike, truncate_last_traj: bool = True) -> None:
         """Read what :meth:`save_replay_buffer` wrote; nothing is unpickled."""
-        cast(GoalReplayBuffer, self.replay_buffer).restore(path)
+        buffer = self._make_buffer(self._replay.success)
+        buffer.restore(path)
+        self.replay_buffer = buffer
 
     def _excluded_save_params(self) -> list[str]:
-        left_out = ["demonstrations", "_demo_store", "_task", "_graphs", "_gail_now", "_bc_now"]
-        return [*super()._excluded_save_params(), *left_out, "discriminator", "disc_optimizer"]
+        left_out = ["demonstrations", "_demo_store", "_task", "_graphs", "_graph_buffer"]
+        return [*super()._excluded_save_params(), *left_out, "_gail_now", "_bc_now", *_TRAINED]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names = ["policy", "policy.optimizer"]
         if self._uses_discriminator:
-            names += ["discriminator", "disc_optimizer"]
+            names += _TRAINED
         return names, []
+
+
+_TRAINED = ("discriminator", "disc_optimizer")  # saved as tensors
 
 
 def _nobody_said(achieved: th.Tensor, desired: th.Tensor) -> th.Tensor:

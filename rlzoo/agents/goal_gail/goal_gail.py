@@ -24,7 +24,7 @@ Deviations from the official code are listed in the README of this package.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -37,7 +37,7 @@ from rlzoo.agents.goal_gail.algorithm import GoalAlgorithm
 from rlzoo.agents.goal_gail.cloning import annealed, cloning_loss, q_filter
 from rlzoo.agents.goal_gail.demonstrations import Demonstrations
 from rlzoo.agents.goal_gail.discriminator import DiscInput, DiscObs, disc_inputs, disc_loss
-from rlzoo.agents.goal_gail.modes import Base, Mode, check_batches, resolve
+from rlzoo.agents.goal_gail.modes import MODES, Base, Mode, check_batches, resolve
 from rlzoo.agents.goal_gail.policies import GoalPolicy
 from rlzoo.agents.goal_gail.presets import PRESETS
 from rlzoo.agents.goal_gail.relabel import GoalBatch, Success, join, sample
@@ -234,6 +234,13 @@ class GoalGAIL(GoalAlgorithm):
             if demonstrations is not None:
                 self.set_demonstrations(demonstrations)
 
+    @classmethod
+    def uses_demonstrations(cls, arguments: Mapping[str, Any]) -> bool:
+        """Return whether an agent with these constructor arguments learns from demonstrations."""
+        given = {name: arguments.get(name) for name in MODES["goalgail"]}
+        chosen = resolve(arguments.get("mode", "goalgail"), given)
+        return bool(chosen["demo_batch_size"] > 0 or chosen["n_disc_updates"] > 0)
+
     def _check_combinations(self) -> None:
         if self.capture is True and self.device.type != "cuda":
             raise RefusedError(
@@ -261,6 +268,7 @@ class GoalGAIL(GoalAlgorithm):
         self._log_episodes(replay)
         can_sample = replay.prepare()
         self.policy.normalizer.update(th.cat(replay.take_fresh(), dim=-1))
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if not can_sample and (batch_size > 0 or self.n_disc_updates > 0):
             return  # the first episode is not complete yet
         self._gail_now.fill_(annealed(self.gail_weight, self.gail_anneal, self._episode_num))
@@ -274,10 +282,10 @@ class GoalGAIL(GoalAlgorithm):
             for _ in range(self.n_disc_updates):
                 sums[1] += self._run("disc", self._update_disc, self.disc_batch_size)
         self._n_updates += gradient_steps * self.n_envs
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self._log(_POLICY_LOGS, sums[0] / (gradient_steps * self.n_envs))
         if self.n_disc_updates > 0:
             self._log(_DISC_LOGS, sums[1] / (self.n_disc_updates * self.n_envs))
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _update_policy(self, batch_size: int) -> th.Tensor:
         """Take one step of actor and critics; return what is logged, ``[6]`` (step 3)."""
