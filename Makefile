@@ -7,6 +7,7 @@ EXTRAS_TESTS := tests/unit/test_benchmark_ray.py tests/unit/test_tune.py tests/u
 	tests/unit/test_atari_suite.py tests/unit/test_atari_pool.py tests/unit/test_envpool_vec.py \
 	tests/unit/test_procgen.py tests/unit/test_qt.py tests/unit/test_multiroom.py \
 	tests/unit/test_multiroom_levels.py tests/unit/test_coinrun_suite.py tests/unit/test_eval_splits.py \
+	tests/unit/test_goal_envs_fetch.py tests/unit/test_goal_experts_fetch.py \
 	tests/cli/test_record.py tests/faults/test_video_faults.py
 PYTEST := $(BIN)/python -m pytest
 
@@ -29,17 +30,17 @@ demo: install  ## Collect Hopper data, train BEAR on it, evaluate: under ten min
 	$(BIN)/rlzoo demo
 
 test: install  ## Run the tests that CI runs.
-	$(PYTEST) -m "not learning and not gpu and not browser" -n 2 --dist worksteal
+	$(PYTEST) -m "not learning and not gpu and not browser" -n 2 --dist worksteal --durations 25
 	$(BIN)/python -O -m pytest tests/faults --ignore tests/faults/test_benchmark_faults.py -n 2 --dist worksteal -q
 
 test-learning: install  ## Run the learning checks that take minutes to an hour.
 	$(PYTEST) -m learning -s
 
-test-extras: install  ## Run the tests of Ray, Optuna, videos, Atari, Procgen, MiniGrid (installs them).
+test-extras: install  ## Run the tests of Ray, Optuna, videos, Atari, Procgen, MiniGrid, Fetch (installs them).
 	python3 -c 'import ctypes; ctypes.CDLL("libGL.so.1"); ctypes.CDLL("libglib-2.0.so.0")' 2>/dev/null \
 		|| apt-get install -y --no-install-recommends libgl1 libglib2.0-0
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-		--editable '.[dev,ray,tune,video,atari,coinrun,minigrid]'
+		--editable '.[dev,ray,tune,video,atari,coinrun,minigrid,goals]'
 	$(PYTEST) $(EXTRAS_TESTS) -n 2 --dist worksteal
 
 test-browser: install  ## Read the leaderboard in headless Chromium; keeps screenshots.
@@ -60,11 +61,13 @@ format: install  ## Format the code.
 	$(BIN)/ruff format .
 
 bench: install  ## Time every agent's inner loop against its peers, environments, collector, checkpoints.
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,atari,coinrun,minigrid]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,atari,coinrun,minigrid,goals]'
 	$(BIN)/python benchmarks/speed/bear.py --d3rlpy-venv .venvs/d3rlpy
 	$(BIN)/python benchmarks/speed/der.py
 	$(BIN)/python benchmarks/speed/der_lockstep.py
+	$(BIN)/python benchmarks/speed/dyna_dqn.py
 	$(BIN)/python benchmarks/speed/ibac_sni.py
+	$(BIN)/python benchmarks/speed/goal_envs.py
 	$(BIN)/python benchmarks/speed/collect.py
 	$(BIN)/python benchmarks/speed/envs.py
 	$(BIN)/python benchmarks/speed/multiroom.py
