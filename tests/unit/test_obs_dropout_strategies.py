@@ -173,16 +173,18 @@ def test_cma_climbs_a_bowl() -> None:
     assert search.spread < 0.05
 
 
-def test_cma_goes_on_from_its_state_to_the_bit() -> None:
+@pytest.mark.parametrize(("n", "sigma"), [(7, 0.5), (7, 0.001), (40, 0.5)])
+def test_cma_goes_on_from_its_state_to_the_bit(n: int, sigma: float) -> None:
+    """Of a small sigma the number of the iteration counts, of many parameters the last update."""
     pytest.importorskip("cma")
-    fitness, whole = bowl, make("cma", 7, 8, sigma=0.5)
+    fitness, whole = bowl, make("cma", n, 8, sigma=sigma)
     generators = [np.random.default_rng(g) for g in range(40)]
-    means, states = [th.zeros(7)], [whole.state.clone()]
+    means, states = [th.zeros(n)], [whole.state.clone()]
     for rng in generators:
         means.append(evolve(whole, fitness, means[-1], 1, rng=rng))
         states.append(whole.state.clone())
-    for cut in (0, 1, 13, 25):
-        other, mean = make("cma", 7, 8, sigma=0.5), means[cut]
+    for cut in (0, 1, 2, 4, 7, 13, 25):
+        other, mean = make("cma", n, 8, sigma=sigma), means[cut]
         other.state.copy_(states[cut])
         for g in range(cut, 40):
             mean = evolve(other, fitness, mean, 1, rng=np.random.default_rng(g))
