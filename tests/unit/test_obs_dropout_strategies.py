@@ -173,7 +173,7 @@ def test_cma_climbs_a_bowl() -> None:
     assert search.spread < 0.05
 
 
-@pytest.mark.parametrize(("n", "sigma"), [(7, 0.5), (7, 0.001), (40, 0.5)])
+@pytest.mark.parametrize(("n", "sigma"), [(7, 0.5), (7, 0.001), (80, 0.5)])
 def test_cma_goes_on_from_its_state_to_the_bit(n: int, sigma: float) -> None:
     """Of a small sigma the number of the iteration counts, of many parameters the last update."""
     pytest.importorskip("cma")
