@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,35 @@ def test_old_episodes_are_forgotten_whole(n_envs: int) -> None:
         ahead = (batch.goals - batch.observations).squeeze(-1)
         assert th.equal(ahead, (drawn.future - drawn.step + 1).float())
     assert buffer.full
+
+
+class Mirrored(GoalReplayBuffer):
+    """Sends its rows to a copy, as on a GPU."""
+
+    in_place = False
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_a_copy_on_the_device_holds_the_same(n_envs: int, tmp_path: Path) -> None:
+    shared = line_buffer(n_envs, 50 * n_envs)
+    copied = Mirrored(50 * n_envs, LINE, ACTIONS, "cpu", n_envs, success=Within(0.25))
+    for n in range(25):
+        for buffer in (shared, copied):
+            add_episodes(buffer, 1, 3 + n % 5, goal=2.0 * buffer.n_added + 2)
+            if n % 3 == 0:
+                buffer.prepare()
+        if n == 17:
+            copied.save(tmp_path / "rows")
+            copied = Mirrored(50 * n_envs, LINE, ACTIONS, "cpu", n_envs, success=Within(0.25))
+            copied.restore(tmp_path / "rows")
+        batches = []
+        for buffer in (shared, copied):
+            th.manual_seed(n)
+            batches.append(buffer.sample(100, hindsight_p=0.5))
+        for left, right in zip(*batches, strict=True):
+            assert th.equal(left, right)
+    assert copied.store.observations.data_ptr() != copied.observations.ctypes.data
+    assert shared.store.observations.data_ptr() == shared.observations.ctypes.data
 
 
 def test_different_lengths_side_by_side() -> None:

@@ -44,6 +44,9 @@ class GoalReplayBuffer(ReplayBuffer):
         success: When a transition counts as the last before the goal.
     """
 
+    in_place = True
+    """On the CPU: sample from the arrays themselves instead of a copy; False for tests only."""
+
     # For rlzoo.core.replay_files, beside the names that it knows.
     row_arrays: ClassVar[tuple[str, ...]] = _ROWS
     rewritten_arrays: ClassVar[tuple[str, ...]] = ("n_added", "n_fresh")
@@ -92,7 +95,11 @@ class GoalReplayBuffer(ReplayBuffer):
     def _tensor(self, array: NDArray[np.float32]) -> th.Tensor:
         """Return memory for an array on the device; on the CPU its own."""
         shared = th.from_numpy(array)
-        return shared if self.device.type == "cpu" else th.zeros_like(shared, device=self.device)
+        return th.zeros_like(shared, device=self.device) if self._copies else shared
+
+    @property
+    def _copies(self) -> bool:
+        return self.device.type != "cpu" or not self.in_place
 
     # ------------------------------------------------------------------- adding
 
@@ -161,7 +168,7 @@ class GoalReplayBuffer(ReplayBuffer):
         for at in self._rows(n_new):
             achieved = th.from_numpy(self.next_achieved_goals[at])
             self._reached[at] = self.success(achieved, th.from_numpy(self.desired_goals[at]))
-            if self.device.type != "cpu":
+            if self._copies:
                 flat = slice(at.start * self.n_envs, at.stop * self.n_envs)
                 for name, target in zip(_SENT, self.store[:6], strict=True):
                     target[flat].copy_(th.from_numpy(getattr(self, name)[at]).flatten(0, 1))
