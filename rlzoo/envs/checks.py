@@ -198,7 +198,8 @@ class _PlainScalars(gym.Wrapper[Any, Any, Any, Any]):
 
 def _register_family(name: str) -> EnvSpec | None:
     """Import the package that registers an id of a known family."""
-    if goals.is_pooled(name) and importlib.util.find_spec("gymnasium_robotics") is None:
+    has = {module: importlib.util.find_spec(module) for module in ("gymnasium_robotics", "envpool")}
+    if goals.is_pooled(name) and not has["gymnasium_robotics"] and has["envpool"]:
         goals.register_pooled(name)
         return gym.registry[name]
     for pattern, module, package in _FAMILIES:

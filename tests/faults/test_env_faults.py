@@ -94,7 +94,7 @@ def test_case_02_module_that_cannot_be_imported(env_id: str) -> None:
         ("ALE/Pong-v5", "ale_py", 'pip install "rlzoo[atari]"'),
         ("PongNoFrameskip-v4", "ale_py", 'pip install "rlzoo[atari]"'),
         ("MiniGrid-Empty-5x5-v0", "minigrid", 'pip install "minigrid"'),
-        ("FetchReach-v4", "gymnasium_robotics", 'pip install "gymnasium-robotics"'),
+        ("FetchReach-v4", "gymnasium_robotics", 'pip install "rlzoo[goals]"'),
         ("CarRacing-v3", "Box2D", 'pip install "gymnasium[box2d]"'),
         ("LunarLander-v3", "Box2D", 'pip install "gymnasium[box2d]"'),
         ("phys2d/CartPole-v1", "jax", 'pip install "jax"'),

@@ -267,6 +267,7 @@ WRONG: dict[str, list[Any]] = {
     "metrics": ["5", 5, [], {"gap": "5"}, {"gap": {}}, {"": 1}, {"a\nb": 1}],
     "mapping": ["5", 5, True, [], [1]],
     "curve": ["5", 5, True, {}, [1], [[1]], [[1, 2, 3]], ["12"], [[0.5, 1]], [[1, "2"]], [[1, []]]],
+    "curves": ["5", 5, True, [], [1], {"": []}, {"gap": 3}, {"gap": [[1]]}, {"gap": [[0.5, 1]]}],
     "status": ["OK", "", 1, True, [], {}],
 }
 KINDS = {
@@ -287,6 +288,7 @@ KINDS = {
     "mapping": ["machine", "versions", "evaluation"],
     "curve": ["curve"],
     "metrics": ["metrics"],
+    "curves": ["metric_curves"],
     "status": ["status"],
 }
 

@@ -299,11 +299,12 @@ def test_ids_are_registered() -> None:
 
 @pytest.mark.skipif(find_spec("envpool") is not None, reason="envpool is installed")
 def test_fetch_names_the_extra_where_envpool_is_missing() -> None:
+    alone = find_spec("gymnasium_robotics") is not None
     for make in (make_env, make_vec):
-        with pytest.raises(RefusedError, match="envpool") as refused:
+        with pytest.raises(RefusedError) as refused:
             make("FetchPickAndPlace-v4")
         assert 'pip install "rlzoo[goals]"' in str(refused.value)
-        assert "backend='gymnasium'" in str(refused.value)
+        assert ("backend='gymnasium'" in str(refused.value)) == alone
 
 
 @pytest.mark.skipif(find_spec("gymnasium_robotics") is not None, reason="it is installed")

@@ -19,12 +19,15 @@ from rlzoo.report.reference import load_reference
 from rlzoo.runs.train import TrainRequest, settings_of
 
 SIZES = {
-    **dict.fromkeys(("atari", "control", "mujoco", "multiroom"), ("smoke", "small", "paper")),
+    **dict.fromkeys(
+        ("atari", "control", "goals", "mujoco", "multiroom"), ("smoke", "small", "paper")
+    ),
     "coinrun": ("smoke", "cpu", "paper"),
 }
 SHIPPED = [(suite, size) for suite, sizes in sorted(SIZES.items()) for size in sizes]
 # These need an extra; test_atari_suite.py and test_coinrun_suite.py make the environments.
 DISCRETE = ("atari", "coinrun", "multiroom")
+BOXES = ("goals",)
 
 GOOD = """\
 suite: toy
@@ -101,11 +104,17 @@ def test_every_cell_fits_its_agent_and_environment(name: str, size: str) -> None
             overrides=cell.overrides, eval_freq=cell.eval_freq, eval_episodes=cell.eval_episodes,
         )  # fmt: skip
         run = settings_of(request, spec, "cpu").run_settings()
-        assert (run.steps, run.eval_freq, run.eval_episodes, run.dataset) == (
-            cell.steps, cell.eval_freq, cell.eval_episodes, cell.dataset,
+        assert (run.steps, run.eval_freq, run.eval_episodes) == (
+            cell.steps, cell.eval_freq, cell.eval_episodes,
         )  # fmt: skip
+        if spec.demonstrations and run.dataset is not None:
+            assert get_recipe(run.dataset).env_id == cell.env_id
+        else:
+            assert run.dataset == cell.dataset
         if name in DISCRETE:
             spaces[cell.env] = "Discrete"
+        if name in BOXES:
+            spaces[cell.env] = "Box"
         if cell.env not in spaces:
             env = gym.make(cell.env)
             spaces[cell.env] = type(env.action_space).__name__
@@ -122,6 +131,7 @@ def test_the_smoke_sizes_are_small() -> None:
     """A core does about ten updates of BEAR in its full width a second, fifty of SAC."""
     for name, rate in (
         ("mujoco", 10), ("control", 30), ("atari", 20), ("coinrun", 200), ("multiroom", 1000),
+        ("goals", 100),
     ):  # fmt: skip
         found = cells(load_suite(name), "smoke")
         assert sum(cell.steps for cell in found) / rate < 15 * 60
