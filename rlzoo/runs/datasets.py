@@ -27,6 +27,7 @@ from rlzoo.data.sb3_buffers import to_replay_buffer
 from rlzoo.data.shards import discard
 from rlzoo.data.transitions import Transitions
 from rlzoo.envs import check_env_id, make_env
+from rlzoo.envs.make import OF_VECTORS
 from rlzoo.errors import RefusedError
 from rlzoo.runs.directory import safe_name
 from rlzoo.runs.policies import load_policy, locate
@@ -38,7 +39,7 @@ except ImportError:  # Windows: data sets are collected by the driver anyway
     fcntl = None  # type: ignore[assignment]
 
 FILE_SUFFIXES = (".hdf5", ".h5")
-_OF_VECTORS = ("backend", "num_threads", "goal_seed")  # other arguments change the data
+_NOT_IN_DATA = (*OF_VECTORS, "goal_seed")  # other arguments of an environment change the data
 # Starting a worker costs seconds (it imports torch); below this size one process is faster.
 _WORTH_WORKERS = 50_000
 
@@ -122,7 +123,7 @@ def ensure_demonstrations(
     """
     if source is not None:
         return to_goal_episodes(ensure_dataset(source, progress), env_id)
-    own = {name: value for name, value in env_kwargs.items() if name not in _OF_VECTORS}
+    own = {name: value for name, value in env_kwargs.items() if name not in _NOT_IN_DATA}
     recipe = scripted_recipe(env_id, env_kwargs=own)
     with one_at_a_time(recipe.id):
         found = minari_io.exists(recipe.id)
