@@ -25,6 +25,8 @@ class AgentSpec:
             where none was given.
         demonstrations: Takes demonstrations beside the environment. Its class has
             ``uses_demonstrations(arguments)``, which says whether these arguments need them.
+        dreams: Learns a world model in which a policy can be trained: its class has ``dream_env``
+            and ``train_in_dream``.
     """
 
     name: str
@@ -36,6 +38,7 @@ class AgentSpec:
     paper: str = ""
     paper_env: str = ""
     demonstrations: bool = False
+    dreams: bool = False
 
     def load_class(self) -> type[Any]:
         """Import the module of the agent and return its class."""
@@ -78,7 +81,7 @@ AGENTS: dict[str, AgentSpec] = {
             "obs-dropout", "rlzoo.agents.observational_dropout:ObservationalDropout", _BOX, False,
             "rlzoo/CartPoleSwingUp-v0",
             "evolves a policy with the world model that it acts on where it may not look",
-            "1910.13038",
+            "1910.13038", dreams=True,
         ),
         AgentSpec(
             "sac", "stable_baselines3:SAC", _BOX, False, "Hopper-v4",

@@ -12,6 +12,9 @@ from rlzoo.cli import options
 if TYPE_CHECKING:
     from rlzoo.runs.train import TrainResult
 
+GENERATIONS = 400
+"""Of the policy of ``--then-dream``, as published."""
+
 
 def train(
     context: typer.Context,
@@ -49,6 +52,14 @@ def train(
     video: Annotated[
         bool, typer.Option("--video", help="Record an episode of the final policy.")
     ] = False,
+    then_dream: Annotated[
+        bool,
+        typer.Option(
+            "--then-dream",
+            help="Then train a fresh policy in the learnt world model and play it in the real task;"
+            " 400 generations, or --set run.then_dream=N.",
+        ),
+    ] = False,
     resume: Annotated[
         Path | None,
         typer.Option("--resume", metavar="RUN", help="Continue that run, as rlzoo resume does."),
@@ -67,6 +78,8 @@ def train(
         raise typer.BadParameter("Which agent? For example: rlzoo train bear --env Hopper-v4")
     given = [*(overrides or ()), *(["run.deterministic=true"] if deterministic else [])]
     given += ["run.video=true"] if video else []
+    # First, so that --set run.then_dream=N wins.
+    given = [*([f"run.then_dream={GENERATIONS}"] if then_dream else []), *given]
     request = TrainRequest(
         agent=agent,
         env_id=env,
@@ -97,7 +110,7 @@ def _continue(
     from rlzoo.errors import RefusedError
 
     names = ("env", "dataset", "seed", "run_dir", "preset", "config", "eval_freq", "eval_episodes",
-             "eval_epsilon", "n_envs", "deterministic", "video")  # fmt: skip
+             "eval_epsilon", "n_envs", "deterministic", "video", "then_dream")  # fmt: skip
     given = [name for name in names if _was_given(context, name)]
     if given:
         options_ = ", ".join("--" + name.replace("_", "-") for name in given)
@@ -135,6 +148,9 @@ def summary(result: TrainResult) -> str:
         data = result.data_returns
         returns = plus_minus(data["mean"], data["std"])
         rows.append(("data", returns, number(data["episodes"], 0), number(data_score(result))))
+    dreamt = record.get("dream")
+    if dreamt is not None:
+        rows.append(_row("policy from the dream", {**dreamt, "normalized": None}, digits))
     unit = "steps" if result.data_returns is None else "updates"
     title = (
         f"{record['agent']} on {record['env']}, preset {record['preset']}, seed {record['seed']}: "

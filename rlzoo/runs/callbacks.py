@@ -271,6 +271,8 @@ class ProgressCallback(BaseCallback):
             self._since = (now, self.num_timesteps)
         if not self._told and self._since is not None and now - self._since[0] > 5:
             self._told = True
+            if self.num_timesteps >= self.total:
+                return True  # the last rollout takes more steps than were wanted
             rate = (self.num_timesteps - self._since[1]) / (now - self._since[0])
             seconds = (self.total - self.num_timesteps) / rate
             left = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -22,7 +22,14 @@ from rlzoo.runs.training import Training, TrainResult, unit_of
 # What may differ without changing what is learned up to a given step.
 _FREE_SETTINGS = frozenset(
     f"run.{name}"
-    for name in ("steps", "keep_checkpoints", "env_timeout", "video", "final_eval_episodes")
+    for name in (
+        "steps",
+        "keep_checkpoints",
+        "env_timeout",
+        "video",
+        "final_eval_episodes",
+        "then_dream",
+    )
 )
 # What a run of an earlier version has where it could not set something yet.
 _DEFAULTS = {f"run.{name}": known.default for name, known in run_arguments().items()}

@@ -27,6 +27,7 @@ from rlzoo.data.transitions import Transitions
 from rlzoo.envs.checks import policy_for
 from rlzoo.envs.training import EnvFailedError
 from rlzoo.errors import RefusedError
+from rlzoo.runs import dream
 from rlzoo.runs.barrier import return_to, training_env
 from rlzoo.runs.callbacks import FINAL, Evaluator, OnEvaluation, ProgressCallback, RunCallback
 from rlzoo.runs.checkpoints import Checkpoints
@@ -103,12 +104,16 @@ class Training:
             make_deterministic()
         if self.settings.video:
             check_video(config.env_id, self.settings.env_kwargs)
+        if self.settings.then_dream:
+            dream.check_agent(spec)
         RandomShare(vec.action_space, self.settings.eval_epsilon)  # refused now, not after hours
         self.splits = Splits(config.env_id, self.settings)
         self.splits.check(vec)
         self.source: tuple[str | None, str | None] = (None, None)
         self.data = self._dataset() if spec.needs_data else None
         self.model = self._make_model(device)
+        if self.settings.then_dream:
+            dream.check_model(self.model)
         self.meta = self._facts()
         self.checkpoints = Checkpoints(
             run, self.model, self.settings.checkpoint_freq, seed, self.meta, progress,
@@ -124,6 +129,7 @@ class Training:
             FailedError: If training broke off.
         """
         run, found = self.run, self.found
+        dreamt: dict[str, Any] | None = None
         # From here on nothing is refused: a folder that holds files is one of a started run.
         run.write_text(run.config, dump(self.config))
         self._say_status("running")
@@ -147,6 +153,10 @@ class Training:
                     self._go_on_from(found, evaluator)
                 self._learn(callback)
                 final = self._evaluate_final(evaluator)
+                if self.settings.then_dream:
+                    dreamt = dream.train_in_dream(
+                        self.model, run, self.settings.then_dream, self.seed, self.progress, stop
+                    )
             except StopNowError:
                 raise self._stopped(stop.requested or 0) from None
             except Exception as error:
@@ -159,7 +169,7 @@ class Training:
                 self.model.logger.close()
                 eval_env.close()
                 self.splits.close()
-        return self._finish(evaluator, final)
+        return self._finish(evaluator, final, dreamt)
 
     @property
     def _final_episodes(self) -> int:
@@ -311,7 +321,9 @@ class Training:
         facts = {"status": status} if error is None else {"status": status, "error": error}
         self.run.write_json(self.run.manifest, {**self.manifest, **facts})
 
-    def _finish(self, evaluator: Evaluator, final: Evaluation) -> TrainResult:
+    def _finish(
+        self, evaluator: Evaluator, final: Evaluation, dreamt: dict[str, Any] | None
+    ) -> TrainResult:
         model, best, seconds = self.model, evaluator.best, self.checkpoints.seconds
         save_model(model, self.run.model)
         learning = max(seconds - evaluator.seconds, 1e-9)
@@ -321,13 +333,14 @@ class Training:
             "final": final.summary(),
             "best": None if best is None else {**best[1].summary(), "step": best[0]},
             "curve": [[step, point.return_mean] for step, point in evaluator.curve],
-            "metrics": metrics_of(final),
+            "metrics": {**metrics_of(final), **dream.metrics_of(dreamt)},
             "metric_curves": _metric_curves(evaluator.curve),
             "splits": _splits(final, evaluator.curve),
             "evaluation": self._protocol(),
             "wall_seconds": round(seconds, 3),
             "checkpoint_seconds": round(self.checkpoints.spent, 3),
             "steps_per_second": round(model.num_timesteps / learning, 2),
+            **({} if dreamt is None else {"dream": dreamt}),
         }
         self.run.write_json(self.run.result, record)
         self._say_status("finished")
