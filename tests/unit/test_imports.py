@@ -65,6 +65,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "rlzoo.config",
         "rlzoo.core.tasks",
     ),
+    # The theory of the paper on tables.
+    "benchmarks.bear": ("rlzoo.agents.bear", "rlzoo.report", "rlzoo.runs"),
     # A supervised experiment with the agent's idea alone.
     "benchmarks.ibac_sni": ("rlzoo.agents.ibac_sni", "rlzoo.envs", "rlzoo.report", "rlzoo.runs"),
     # The paper's question, asked with the agent's tables and key matrices.
