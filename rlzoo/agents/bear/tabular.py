@@ -78,7 +78,8 @@ def backup(mdp: MDP, q: Table, mask: Mask) -> Table:
     ``(T^Pi Q)(s, a) = R(s, a) + gamma E_{s'} max_{pi in Pi} E_{a' ~ pi} Q(s', a')``: on a support
     set the inner maximum is one over the allowed actions. It contracts by ``gamma``.
     """
-    return mdp.rewards + mdp.gamma * mdp.transitions @ values(q, mask)
+    backed_up: Table = mdp.rewards + mdp.gamma * mdp.transitions @ values(q, mask)
+    return backed_up
 
 
 def fixed_point(mdp: MDP, mask: Mask, tolerance: float = 1e-12) -> Table:
@@ -98,7 +99,8 @@ def greedy(q: Table, mask: Mask) -> Table:
 def policy_values(mdp: MDP, policy: Table) -> Table:
     """Return ``V^pi``, ``[S]``, by solving the linear equations."""
     kernel, rewards = _kernel(mdp, policy), (policy * mdp.rewards).sum(1)
-    return np.linalg.solve(np.eye(len(kernel)) - mdp.gamma * kernel, rewards)
+    solution: Table = np.linalg.solve(np.eye(len(kernel)) - mdp.gamma * kernel, rewards)
+    return solution
 
 
 def sweeps(
@@ -142,18 +144,17 @@ def suboptimality(mdp: MDP, mask: Mask) -> float:
 def discounted_states(mdp: MDP, policy: Table) -> Table:
     """Return ``(1 - gamma) sum_t gamma^t rho_0 P^t``, the states that a policy visits, ``[S]``."""
     system = np.eye(len(mdp.start)) - mdp.gamma * _kernel(mdp, policy).T
-    return (1 - mdp.gamma) * np.linalg.solve(system, mdp.start)
+    states: Table = (1 - mdp.gamma) * np.linalg.solve(system, mdp.start)
+    return states
 
 
 def reachable(mdp: MDP, mask: Mask) -> Mask:
     """Return the states that some policy of the set visits from the start, ``[S]``."""
     found: Mask = mdp.start > 0
-    edges = ((mdp.transitions > 0) & mask[..., None]).any(1)
-    while True:
-        larger = found | edges[found].any(0)
-        if (larger == found).all():
-            return found
-        found = larger
+    edges: Mask = ((mdp.transitions > 0) & mask[..., None]).any(axis=1)
+    for _ in range(len(found)):  # one more state, at least, in every round but the last
+        found = found | edges[found].any(axis=0)
+    return found
 
 
 def concentrabilities(mdp: MDP, mask: Mask, mu: Table, n: int) -> Table:
@@ -200,8 +201,10 @@ def concentrability(mdp: MDP, policies: Table | Mask, mu: Table, tolerance: floa
     gamma, n = mdp.gamma, 1
     while gamma**n * (n * (1 - gamma) + 1) > tolerance * mu[mu > 0].min():
         n += 1
-    one = policies.dtype != np.bool_
-    c = (policy_concentrabilities if one else concentrabilities)(mdp, policies, mu, n)
+    if policies.dtype == np.bool_:
+        c = concentrabilities(mdp, policies.astype(np.bool_), mu, n)
+    else:
+        c = policy_concentrabilities(mdp, policies.astype(np.float64), mu, n)
     k = np.arange(1, n + 1)
     return float((1 - gamma) ** 2 * (k * gamma ** (k - 1) * c).sum())
 
