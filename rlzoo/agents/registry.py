@@ -27,6 +27,7 @@ class AgentSpec:
             ``uses_demonstrations(arguments)``, which says whether these arguments need them.
         dreams: Learns a world model in which a policy can be trained: its class has ``dream_env``
             and ``train_in_dream``.
+        pictures: Module that draws what the agent believes; see :mod:`rlzoo.runs.pictures`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class AgentSpec:
     paper_env: str = ""
     demonstrations: bool = False
     dreams: bool = False
+    pictures: str = ""
 
     def load_class(self) -> type[Any]:
         """Import the module of the agent and return its class."""
@@ -78,10 +80,11 @@ AGENTS: dict[str, AgentSpec] = {
             "1910.12911",
         ),
         AgentSpec(
-            "obs-dropout", "rlzoo.agents.observational_dropout:ObservationalDropout", _BOX, False,
-            "rlzoo/CartPoleSwingUp-v0",
+            "obs-dropout", "rlzoo.agents.observational_dropout:ObservationalDropout",
+            ("Box", "Discrete"), False, "rlzoo/CartPoleSwingUp-v0",
             "evolves a policy with the world model that it acts on where it may not look",
             "1910.13038", dreams=True,
+            pictures="rlzoo.agents.observational_dropout.pictures",
         ),
         AgentSpec(
             "sac", "stable_baselines3:SAC", _BOX, False, "Hopper-v4",

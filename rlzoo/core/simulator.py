@@ -25,14 +25,14 @@ class Simulator(ABC):
     Attributes:
         name: Name of the task, for messages.
         observation_space: Box of shape ``[O]``.
-        action_space: Box of shape ``[A]`` within [-1, 1].
+        action_space: Box of shape ``[A]`` within [-1, 1], or Discrete with A actions.
         max_steps: Steps after which an episode is cut off.
         world_model: Kind of learnt model that fits its observations, as agents name it.
     """
 
     name: str
     observation_space: spaces.Box
-    action_space: spaces.Box
+    action_space: spaces.Box | spaces.Discrete
     max_steps: int
     world_model: str = "residual"
 
@@ -52,7 +52,7 @@ class Simulator(ABC):
 
         Args:
             state: ``[*N, S]``.
-            action: ``[*N, A]``; clipped to [-1, 1].
+            action: ``[*N, A]``; clipped to [-1, 1], or one-hot where actions are discrete.
 
         Returns:
             Next state ``[*N, S]``, its observation ``[*N, O]``, reward ``[*N]``, and whether the

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.seeding import np_random
 from numpy.typing import NDArray
@@ -82,10 +83,10 @@ class SimulatorVecEnv(VecEnv):
         """Keep the actions for :meth:`step_wait`.
 
         Args:
-            actions: ``[N, A]``; the task clips them.
+            actions: ``[N, A]``; the task clips them. ``[N]`` where actions are discrete.
 
         Raises:
-            ValueError: If the shape is wrong.
+            ValueError: If the shape is wrong, or a discrete action does not exist.
             RuntimeError: Before the first reset.
         """
         shape = (self.num_envs, *self.action_space.shape)  # type: ignore[misc]
@@ -93,7 +94,13 @@ class SimulatorVecEnv(VecEnv):
             raise ValueError(f"Actions of shape {np.shape(actions)}; needed: {shape}.")
         if not len(self.states):
             raise RuntimeError("Call reset() before the first step.")
-        self._actions = th.from_numpy(np.asarray(actions, np.float64))
+        if isinstance(self.action_space, spaces.Discrete):
+            chosen = np.asarray(actions, np.int64) - int(self.action_space.start)
+            if not ((chosen >= 0) & (chosen < self.action_space.n)).all():
+                raise ValueError(f"Actions {actions}; needed: those of {self.action_space}.")
+            self._actions = th.from_numpy(np.eye(int(self.action_space.n))[chosen])
+        else:
+            self._actions = th.from_numpy(np.asarray(actions, np.float64))
 
     def step_wait(self) -> VecEnvStepReturn:
         """Take the step; where an episode is over, the next one has begun."""

@@ -140,6 +140,11 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Pendulum-v1",
         (*EVOLUTION, "n_steps=5", "peek_prob=0.5", "run.n_envs=2"),
     ),
+    "obs-dropout-discrete": (
+        "obs-dropout",
+        "CartPole-v1",
+        (*EVOLUTION, "n_steps=5", "peek_prob=0.5", "run.n_envs=2", "run.eval_deterministic=false"),
+    ),
     "obs-dropout-episodes": (
         "obs-dropout",
         "rlzoo/CartPoleSwingUpHard-v0",

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium.wrappers import TransformAction
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
@@ -245,8 +246,11 @@ def test_refusals(arguments: dict[str, Any], words: str) -> None:
 
 
 def test_environments_that_cannot_be_used() -> None:
+    several = TransformAction(
+        gym.make("CartPole-v1"), lambda action: action[0], gym.spaces.MultiDiscrete([2])
+    )
     with pytest.raises(RefusedError, match="only supports"):
-        make("CartPole-v1")
+        make(several)
     with pytest.raises(RefusedError, match="none"):
         make("Pendulum-v1", backend="simulator")
     with pytest.raises(RefusedError, match="residual"):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from rlzoo.agents.observational_dropout.population import Networks, Scores
-from rlzoo.agents.observational_dropout.recursion import believe
+from rlzoo.agents.observational_dropout.recursion import believe, choose
 from rlzoo.core.seeding import stream
 from rlzoo.core.simulator import Simulator
 
@@ -137,6 +137,7 @@ def _round(
     who, episode = slot % count, slot // count
     act, predict = plan.networks.bind(plan.candidates[th.from_numpy(who).to(device)])
     drawing = [np.random.default_rng(seed) for seed in _seeds(plan, players, n, "peeks")]
+    acting = [np.random.default_rng(seed) for seed in _seeds(plan, players, n, "actions")]
     peek, prediction = np.ones(n, bool), th.zeros(n, 1, 0)
     step, discount = 0, 1.0
     while alive.any() and step != plan.n_steps:
@@ -146,10 +147,13 @@ def _round(
             x = believe(seen, prediction, th.from_numpy(peek).to(device).unsqueeze(1))
         with th.no_grad():
             action = act(x)
+            # A belief that has run away gives no action: the return so far is kept.
+            alive &= action.isfinite().all(-1).squeeze(1).cpu().numpy()
+            action = action.nan_to_num(0.0)
+            if plan.networks.discrete:
+                luck = th.tensor([[rng.random()] for rng in acting], device=device)
+                action = choose(action, luck)
             prediction = predict(x, action)
-        # A belief that has run away gives no action: the return so far is kept.
-        alive &= action.isfinite().all(-1).squeeze(1).cpu().numpy()
-        action = action.nan_to_num(0.0)
         tally.looks += int((peek & alive).sum())
         observations, rewards, dones, infos = env.step(_scaled(env, action))  # type: ignore[assignment]
         tally.returns[who[alive], episode[alive]] += discount * rewards[alive]
@@ -184,11 +188,19 @@ def _seeds(plan: Plan, players: NDArray[np.int64], n: int, what: str) -> list[in
 
 
 def _scaled(env: VecEnv, action: th.Tensor) -> NDArray[Any]:
-    """Return actions of the environment from those in [-1, 1], ``[n, 1, A]``."""
+    """Return actions of the environment from those in [-1, 1] or one-hot, ``[n, 1, A]``."""
     space = env.action_space
+    if isinstance(space, spaces.Discrete):
+        return indices(action.squeeze(1), space)
     if not isinstance(space, spaces.Box):
         raise TypeError(f"Actions of {space}.")
     values = action.squeeze(1).cpu().numpy().reshape(-1, *space.shape)
     scaled: NDArray[Any] = space.low + 0.5 * (values + 1) * (space.high - space.low)
     scaled = np.clip(scaled, space.low, space.high).astype(space.dtype)
     return scaled
+
+
+def indices(action: th.Tensor, space: spaces.Discrete) -> NDArray[np.int64]:
+    """Return actions of a Discrete space from one-hot ones, ``[*N, A]`` to ``[*N]``."""
+    found: NDArray[np.int64] = action.argmax(-1).cpu().numpy() + int(space.start)
+    return found

@@ -71,7 +71,8 @@ class ObservationalDropout(SafeSaveMixin, BaseAlgorithm):
 
     Args:
         policy: ``"MlpPolicy"`` or a subclass of ``ObsDropoutPolicy``.
-        env: Environment with vectors as observations and bounded continuous actions, or id of one.
+        env: Environment with vectors as observations and bounded continuous or discrete actions,
+            or id of one.
         learning_rate: Of Adam on the mean; number or schedule. [code] 0.01; 0.05 learns faster
             where everything is seen [EvoJAX]. Without effect on ``cma``.
         peek_prob: p, the probability of seeing the true observation, in training and ``predict``;
@@ -153,7 +154,7 @@ class ObservationalDropout(SafeSaveMixin, BaseAlgorithm):
                 policy, env, learning_rate, policy_kwargs, stats_window_size, tensorboard_log,
                 verbose, resolve_device(device), support_multi_env=True,
                 seed=None if seed is None else check_seed(seed),
-                supported_action_spaces=(spaces.Box,),
+                supported_action_spaces=(spaces.Box, spaces.Discrete),
             )  # fmt: skip
         except AssertionError as error:  # SB3's check of the action space
             raise RefusedError(f"{type(self).__name__}: {error}.") from error

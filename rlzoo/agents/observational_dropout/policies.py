@@ -14,8 +14,9 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_ima
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from rlzoo.agents.observational_dropout.environments import indices
 from rlzoo.agents.observational_dropout.population import Networks
-from rlzoo.agents.observational_dropout.recursion import Act, Predict, believe
+from rlzoo.agents.observational_dropout.recursion import Act, Predict, believe, choose
 from rlzoo.agents.observational_dropout.stacked import Shape
 from rlzoo.agents.observational_dropout.world_models import WORLD_MODELS
 from rlzoo.core.arguments import AT_LEAST_ONE, check_arguments
@@ -39,10 +40,12 @@ class ObsDropoutPolicy(BasePolicy):
     ``predict`` threads a state ``(prediction [n, O], peek [n])`` from step to step, row by row.
     Without one, and where ``episode_start`` says so, the true observation is used. The flags of the
     next step come from a generator of the policy's own; ``deterministic`` does not concern them.
+    Discrete actions are drawn from a softmax, with torch's generator as in SB3, or are the
+    likeliest ones where ``deterministic``; the paper draws them in evaluations, too.
 
     Args:
         observation_space: A Box that is not an image.
-        action_space: A bounded Box.
+        action_space: A bounded Box, or Discrete.
         lr_schedule: Not used, for SB3's interface.
         net_arch: Hidden widths of the policy. [paper] ``[10]``.
         model_arch: Hidden widths of the world model. None: 120 [paper] for ``cartpole``, 64 [ours]
@@ -86,7 +89,7 @@ class ObsDropoutPolicy(BasePolicy):
         self.n_observations = get_flattened_obs_dim(observation_space)
         self.networks = Networks.make(
             world_model, self.n_observations, spaces.flatdim(action_space), self.net_arch,
-            self.model_arch,
+            self.model_arch, isinstance(action_space, spaces.Discrete),
         )  # fmt: skip
         self.model_layers = nn.ModuleList(map(Dense, self.networks.model.shapes))
         self.policy_layers = nn.ModuleList(map(Dense, self.networks.policy_shapes))
@@ -142,7 +145,7 @@ class ObsDropoutPolicy(BasePolicy):
             observation: ``[n, ...]``, or a single one.
             state: What the last call returned; None looks at every row.
             episode_start: ``[n]``; rows that begin an episode are looked at.
-            deterministic: Without effect.
+            deterministic: Take the likeliest of discrete actions; without effect on others.
 
         Returns:
             Actions in the units of the environment, and the state for the next step.
@@ -157,17 +160,29 @@ class ObsDropoutPolicy(BasePolicy):
             )
         obs, vectorized = self.obs_to_tensor(observation)
         with th.no_grad():
-            actions, state = self._act(self._flat(obs), state, episode_start)
-        space = self.action_space
-        if isinstance(space, spaces.Box):
-            scaled = self.unscale_action(actions.reshape(-1, *space.shape))
-            actions = np.clip(scaled, space.low, space.high).astype(space.dtype)
+            action, state = self._act(self._flat(obs), state, episode_start, deterministic)
+        actions = self.to_env(action)
         return (actions if vectorized else actions.squeeze(0)), state
 
+    def to_env(self, action: th.Tensor) -> NDArray[Any]:
+        """Return actions of the environment from those in [-1, 1] or one-hot, ``[n, A]``."""
+        space = self.action_space
+        if isinstance(space, spaces.Discrete):
+            return indices(action, space)
+        if not isinstance(space, spaces.Box):
+            raise TypeError(f"Actions of {space}.")
+        scaled = self.unscale_action(action.cpu().numpy().reshape(-1, *space.shape))
+        actions: NDArray[Any] = np.clip(scaled, space.low, space.high).astype(space.dtype)
+        return actions
+
     def _act(
-        self, obs: th.Tensor, state: State | None, episode_start: NDArray[Any] | None
-    ) -> tuple[NDArray[Any], State]:
-        """Return actions in [-1, 1] ``[n, A]`` and the next state."""
+        self,
+        obs: th.Tensor,
+        state: State | None,
+        episode_start: NDArray[Any] | None,
+        deterministic: bool,
+    ) -> tuple[th.Tensor, State]:
+        """Return actions in [-1, 1] or one-hot ``[n, A]``, and the next state."""
         n = len(obs)
         act, predict = self.bind()
         if state is None:
@@ -178,10 +193,17 @@ class ObsDropoutPolicy(BasePolicy):
                 peek = peek | np.asarray(episode_start, bool)
             believed = th.as_tensor(state[0], dtype=obs.dtype, device=obs.device)
             x = believe(obs, believed, th.from_numpy(peek).to(obs.device))
-        action = act(x.unsqueeze(0))
+        action = self._pick(act(x.unsqueeze(0)), deterministic)
         prediction = predict(x.unsqueeze(0), action).squeeze(0).cpu().numpy()
         peeks = self.peeks.random(n) < self.peek_prob
-        return action.squeeze(0).cpu().numpy(), (prediction, peeks)
+        return action.squeeze(0), (prediction, peeks)
+
+    def _pick(self, output: th.Tensor, deterministic: bool) -> th.Tensor:
+        """Return actions in [-1, 1] or one-hot from outputs of the policy, ``[*N, A]``."""
+        if not self.networks.discrete:
+            return output
+        lead = output.shape[:-1]
+        return choose(output, None if deterministic else th.rand(lead, device=output.device))
 
     def _flat(self, obs: PyTorchObs) -> th.Tensor:
         if not isinstance(obs, th.Tensor):
@@ -189,9 +211,9 @@ class ObsDropoutPolicy(BasePolicy):
         return obs.reshape(len(obs), -1).float()
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        """Return the actions for true observations, in [-1, 1]."""
+        """Return the actions for true observations, in [-1, 1] or one-hot."""
         return self._predict(obs, deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         act, _ = self.bind()
-        return act(self._flat(observation).unsqueeze(0)).squeeze(0)
+        return self._pick(act(self._flat(observation).unsqueeze(0)), deterministic).squeeze(0)

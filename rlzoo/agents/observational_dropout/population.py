@@ -1,7 +1,7 @@
 """All candidates in all their episodes at once: C x E episodes as one tensor program (page, 7).
 
-Starts and peeks are drawn beforehand from one generator. Candidate i and its mirror image
-i + C/2 get the same ones, different pairs different ones.
+Starts, peeks and the chance in discrete actions are drawn beforehand from one generator. Candidate
+i and its mirror image i + C/2 get the same ones, different pairs different ones.
 """
 
 from __future__ import annotations
@@ -39,10 +39,12 @@ class Networks:
     Args:
         model: The world model.
         policy_shapes: Inputs and outputs of the layers of the policy, tanh on all.
+        discrete: The policy gives logits instead, without tanh on the last layer.
     """
 
     model: WorldModel
     policy_shapes: tuple[Shape, ...]
+    discrete: bool = False
 
     @classmethod
     def make(
@@ -52,18 +54,20 @@ class Networks:
         n_actions: int,
         net_arch: Sequence[int],
         model_arch: Sequence[int] | None,
+        discrete: bool = False,
     ) -> Networks:
         """Return the networks of a task.
 
         Args:
             kind: Of world model, a key of ``WORLD_MODELS``.
             n_observations: Length of observations.
-            n_actions: Length of actions.
+            n_actions: Length of actions, or number of discrete ones.
             net_arch: Hidden widths of the policy.
             model_arch: Hidden widths of the model; None for those of its kind.
+            discrete: Whether actions are drawn from logits.
         """
         model = WORLD_MODELS[kind](n_observations, n_actions, model_arch)
-        return cls(model, shapes_of(n_observations, net_arch, n_actions))
+        return cls(model, shapes_of(n_observations, net_arch, n_actions), discrete)
 
     @property
     def n_parameters(self) -> int:
@@ -75,7 +79,7 @@ class Networks:
         cut = size_of(self.model.shapes)
         model = laid_out(split(vectors[:, :cut], self.model.shapes))
         policy = laid_out(split(vectors[:, cut:], self.policy_shapes))
-        return partial(mlp, policy, bounded=True), partial(self.model.predict, model)
+        return partial(mlp, policy, bounded=not self.discrete), partial(self.model.predict, model)
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ def play(
         candidates: ``[C, P]``; C is even where pairs share their randomness.
         n_episodes: Episodes per candidate, E.
         peek_prob: Probability of seeing the true observation, after the first step.
-        rng: Draws starts and peeks.
+        rng: Draws starts, peeks and discrete actions.
         gamma: Discount of the returns.
         on_block: See :func:`.recursion.run_episodes`; its arrays are ``[C * E]`` long.
         model: Used in place of the candidates' own world models.
@@ -141,11 +145,15 @@ def play(
     if peek_prob < 1:
         drawn = th.from_numpy(draw_peeks(rng, task.max_steps, (pairs, n_episodes), peek_prob))
         peeks = (th.cat([drawn, drawn], 1) if mirrored else drawn).to(candidates.device)
+    luck = None
+    if networks.discrete:
+        drawn = th.from_numpy(rng.random((task.max_steps, pairs, n_episodes), np.float32))
+        luck = (th.cat([drawn, drawn], 1) if mirrored else drawn).to(candidates.device)
     act, predict = networks.bind(candidates)
     with th.no_grad():
         episodes = run_episodes(
             task, states, peeks, act, predict if model is None else model, task.max_steps, gamma,
-            on_block,
+            on_block, luck,
         )  # fmt: skip
     if episodes is None:
         return None

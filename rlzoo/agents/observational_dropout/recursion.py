@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
+from torch import nn
 
 from rlzoo.core.simulator import Simulator
 
@@ -20,9 +21,9 @@ BLOCK = 50
 """Steps between two looks at whether an episode is still running."""
 
 Act = Callable[[th.Tensor], th.Tensor]
-"""``pi(x)``: ``[*N, O]`` to ``[*N, A]``, in [-1, 1]."""
+"""``pi(x)``: ``[*N, O]`` to ``[*N, A]``: actions in [-1, 1], or logits of discrete ones."""
 Predict = Callable[[th.Tensor, th.Tensor], th.Tensor]
-"""``M(x, a)``: to ``[*N, O]``."""
+"""``M(x, a)``: to ``[*N, O]``; a discrete action is one-hot."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,22 @@ def believe(observation: th.Tensor, prediction: th.Tensor, peek: th.Tensor) -> t
     return th.where(peek.unsqueeze(-1), observation, prediction)
 
 
+def choose(logits: th.Tensor, luck: th.Tensor | None = None) -> th.Tensor:
+    """Draw actions from a softmax, one-hot: ``[*N, A]``.
+
+    Args:
+        logits: ``[*N, A]``.
+        luck: Uniform on [0, 1), ``[*N]``: equal numbers and equal logits give equal actions. None
+            takes the likeliest.
+    """
+    if luck is None:
+        index = logits.argmax(-1)
+    else:
+        below = logits.softmax(-1).cumsum(-1)[..., :-1]
+        index = (below <= luck.unsqueeze(-1)).sum(-1)
+    return nn.functional.one_hot(index, logits.shape[-1]).to(logits.dtype)
+
+
 def run_episodes(
     task: Simulator,
     state: th.Tensor,
@@ -92,6 +109,7 @@ def run_episodes(
     n_steps: int,
     gamma: float = 1.0,
     on_block: Callable[[Block], bool] | None = None,
+    luck: th.Tensor | None = None,
 ) -> Episodes | None:
     """Play one episode from every state.
 
@@ -108,6 +126,7 @@ def run_episodes(
         n_steps: Most steps.
         gamma: Discount of the returns.
         on_block: Told about every block of steps; False breaks the episodes off.
+        luck: Draws discrete actions, see :func:`choose`; ``[T, *N]``. None: ``act`` gives actions.
 
     Returns:
         The episodes, or None if they were broken off.
@@ -123,7 +142,7 @@ def run_episodes(
     for step in range(n_steps):
         # 1 and 2. The first observation is real; the policy is not told whether x is.
         x = observation if peeks is None else believe(observation, prediction, peeks[step])
-        action = act(x)  # 3
+        action = act(x) if luck is None else choose(act(x), luck[step])  # 3
         if peeks is not None:
             # 5. The model sees the x that the policy used: a peek puts it right, nothing else does.
             prediction = predict(x, action)
