@@ -19,7 +19,7 @@ def record(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR|FILE.mp4",
+            metavar="DIR|FILE.mp4|FILE.gif",
             help="Where to write; videos/ of the run, or beside the model, by default.",
         ),
     ] = None,
@@ -32,21 +32,42 @@ def record(
         typer.Option(metavar="N", help="Cut longer episodes: their frames are held in memory."),
     ] = 1000,
     overwrite: options.Overwrite = False,
+    plain: Annotated[
+        bool,
+        typer.Option("--plain", help="Record the environment, whatever the agent believes."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a video (mp4) of each episode; those of eval with the same seed.
 
-    Needs the extra "video", and for MuJoCo one of the libraries libegl1 and libosmesa6.
+    Needs the extra "video", and for MuJoCo one of the libraries libegl1 and libosmesa6. Of agents
+    that act on beliefs (obs-dropout) these are drawn beside what is real: an animation, a GIF
+    without that extra, and a filmstrip (png).
     """
     from rlzoo.report.tables import number, text_table
     from rlzoo.runs.record import record_policy_spec
 
     env_id, found = record_policy_spec(
-        model, env, episodes, seed, not stochastic, device, trust, agent, out, max_steps, overwrite
+        model,
+        env,
+        episodes,
+        seed,
+        not stochastic,
+        device,
+        trust,
+        agent,
+        out,
+        max_steps,
+        overwrite,
+        plain,
     )
     if as_json:
         videos = [
-            {"file": str(e.file), "return": e.episode_return, "length": e.length, "cut": e.cut}
+            {
+                **{"file": str(e.file), "return": e.episode_return, "length": e.length},
+                **{"cut": e.cut},
+                **({} if e.filmstrip is None else {"filmstrip": str(e.filmstrip)}),
+            }
             for e in found
         ]
         print(json.dumps({"model": model, "env": env_id, "seed": seed, "videos": videos}))

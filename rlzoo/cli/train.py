@@ -159,7 +159,10 @@ def summary(result: TrainResult) -> str:
     )
     lines = [title, text_table(columns, rows, right=columns[1:]), f"Run folder: {result.run_dir}"]
     curve = _draw(result)
-    return "\n".join([*lines, *([f"Learning curve: {curve}"] if curve else [])])
+    lines += [f"Learning curve: {curve}"] if curve else []
+    films = sorted(p for p in (result.run_dir / "pictures").glob("*") if p.suffix != ".png")
+    lines += [f"What it believed: {film}, {film.with_suffix('.png')}" for film in films]
+    return "\n".join(lines)
 
 
 def next_steps(result: TrainResult) -> list[str]:

@@ -111,6 +111,8 @@ class RunSettings:
         env_timeout: Seconds that an environment in a process of its own may take for a step; None
             waits for ever.
         video: Record an episode of the final policy; refused before training if that cannot be.
+        pictures: Draw what the final policy believed in an episode, for agents that act on beliefs;
+            refused for others.
         then_dream: Generations of a fresh policy that is trained in the learnt world model after
             the training, and then played in the real task; 0 for none.
         deterministic: Ask torch for deterministic algorithms, which an exact continuation needs on
@@ -133,6 +135,7 @@ class RunSettings:
     processes: bool = False
     env_timeout: Annotated[float, POSITIVE] | None = None
     video: bool = False
+    pictures: bool = False
     then_dream: Annotated[int, NON_NEGATIVE] = 0
     deterministic: bool = False
 

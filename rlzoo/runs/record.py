@@ -7,7 +7,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,14 +15,17 @@ from gymnasium.wrappers import RecordVideo
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from rlzoo.agents.registry import AgentSpec
 from rlzoo.core.safe_files import temporary_name
 from rlzoo.core.seeding import check_seed
 from rlzoo.envs import make_vec
-from rlzoo.envs.checks import check_env_id, first_line
-from rlzoo.errors import FailedError, RefusedError, RlzooError
+from rlzoo.envs.checks import check_env_id
+from rlzoo.errors import RefusedError, RlzooError
+from rlzoo.runs import pictures
 from rlzoo.runs.directory import safe_name
 from rlzoo.runs.evaluate import run_episodes
 from rlzoo.runs.policies import Located, known_env, load_policy, locate
+from rlzoo.runs.recorded import MAX_STEPS, Recorded, VideoWarning, failure_of
 from rlzoo.runs.video_checks import check_video
 
 __all__ = [
@@ -34,30 +36,6 @@ __all__ = [
     "record_episodes",
     "record_policy_spec",
 ]
-
-MAX_STEPS = 1000
-"""Steps after which an episode is cut unless said otherwise: its frames are held in memory."""
-
-
-class VideoWarning(UserWarning):
-    """A video was asked for and could not be made; everything else went on."""
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """One episode.
-
-    Args:
-        file: The mp4.
-        episode_return: Undiscounted return.
-        length: Steps; the video has one frame more.
-        cut: Whether it ended because of ``max_steps``.
-    """
-
-    file: Path
-    episode_return: float
-    length: int
-    cut: bool
 
 
 def record_episodes(
@@ -103,7 +81,7 @@ def record_episodes(
             for index, file in enumerate(files):
                 done.append(_record(policy, env, file, seed, index, deterministic, epsilon))
     except Exception as error:  # of the environment, OpenGL, moviepy, ffmpeg, the disk, the policy
-        failure = error if isinstance(error, RlzooError) else _failure(files[len(done)], error)
+        failure = error if isinstance(error, RlzooError) else failure_of(files[len(done)], error)
         if not tolerant:
             raise failure from error
         warnings.warn(f"No video: {failure}", VideoWarning, stacklevel=2)
@@ -164,13 +142,6 @@ class _LastStep(gym.Wrapper[Any, Any, Any, Any]):
         return observation, reward, terminated, truncated, info
 
 
-def _failure(file: Path, error: Exception) -> FailedError:
-    return FailedError(
-        f"{file} could not be recorded: {type(error).__name__}: {first_line(error)}",
-        todo="rlzoo doctor shows what works here; --debug shows where the error comes from.",
-    )
-
-
 def record_policy_spec(
     spec: str,
     env_id: str | None = None,
@@ -183,8 +154,12 @@ def record_policy_spec(
     out: Path | None = None,
     max_steps: int | None = MAX_STEPS,
     overwrite: bool = False,
+    plain: bool = False,
 ) -> tuple[str, list[Recorded]]:
     """Record anything that :func:`rlzoo.runs.policies.locate` finds.
+
+    Of an agent that believes something other than what it sees, that is drawn: an animation and a
+    filmstrip per episode, which need no package; see :mod:`rlzoo.runs.pictures`.
 
     Args:
         spec: See :func:`rlzoo.runs.policies.locate`.
@@ -195,10 +170,12 @@ def record_policy_spec(
         device: For a model.
         trust: Unpickle a model file that rlzoo did not write.
         agent: Class of such a file, a name in the registry.
-        out: Folder, or a file ``x.mp4``; by default ``videos/`` of a run folder, the folder of
-            another model, the current folder for a policy without a file.
+        out: Folder, or a file ``x.mp4``, or ``x.gif`` where beliefs are drawn; by default
+            ``videos/`` of a run folder, the folder of another model, the current folder for a
+            policy without a file.
         max_steps: See :func:`record_episodes`.
         overwrite: Replace files that exist.
+        plain: Record the environment, whatever the agent believes.
 
     Returns:
         The environment id and the episodes.
@@ -214,8 +191,15 @@ def record_policy_spec(
             raise RefusedError(f"{name}={value} is out of range.", "Allowed: at least 1.")
     found = locate(spec, env_id)
     known = known_env(found, spec)
-    files = _targets(found, spec, known, episodes, seed, out)
+    drawn = None if plain or found.kind != "model" else pictures.spec_of(found.path or Path(spec))
+    files = _targets(
+        found, spec, known, episodes, seed, out, pictures.MP4 if drawn is None else None
+    )
     _check_targets(files, overwrite)
+    if drawn is not None:
+        _check_targets([file.with_suffix(".png") for file in files], overwrite)
+        return known, _beliefs(drawn, spec, known, found, files, seed, deterministic, device,
+                               max_steps)  # fmt: skip
     check_video(known, found.run.env_kwargs)
     with _environment(known, max_steps, dict(found.run.env_kwargs)) as env:
         policy = load_policy(spec, known, device, trust, agent, env=env)
@@ -228,9 +212,34 @@ def record_policy_spec(
     )  # fmt: skip
 
 
+def _beliefs(
+    agent: AgentSpec, spec: str, env_id: str, found: Located, files: list[Path], seed: int,
+    deterministic: bool, device: str, max_steps: int | None,
+) -> list[Recorded]:  # fmt: skip
+    """Draw what an agent believes."""
+    env = make_vec(env_id, **found.run.env_kwargs)
+    try:
+        model = load_policy(spec, env_id, device, env=env)
+    finally:
+        env.close()
+    return pictures.draw_episodes(
+        model, agent, env_id, files, seed,
+        deterministic=deterministic, max_steps=max_steps, env_kwargs=found.run.env_kwargs,
+        epsilon=found.run.eval_epsilon,
+    )  # fmt: skip
+
+
 def _targets(
-    found: Located, spec: str, env_id: str, episodes: int, seed: int, out: Path | None
+    found: Located,
+    spec: str,
+    env_id: str,
+    episodes: int,
+    seed: int,
+    out: Path | None,
+    suffix: str | None,
 ) -> list[Path]:
+    """Return the files; without a suffix beliefs are drawn, in what ``out`` says or can be made."""
+    allowed = (pictures.MP4, pictures.GIF) if suffix is None else (suffix,)
     if found.path is None:
         folder, stem = Path(), safe_name(f"{env_id}_{found.level or spec}")
     else:
@@ -238,13 +247,15 @@ def _targets(
         folder = found.path.parent / "videos" if in_run else found.path.parent
         stem = safe_name(found.path.stem)
     stem = f"{stem}_seed{seed}"
-    if out is not None and out.suffix == ".mp4":
+    if out is not None and out.suffix in allowed:
+        suffix = out.suffix
         folder, stem = out.parent, out.stem
         if episodes == 1:
             return [out]
     elif out is not None:
         folder = out
-    return [folder / f"{stem}_{index}.mp4" for index in range(episodes)]
+    suffix = suffix or pictures.suffix()
+    return [folder / f"{stem}_{index}{suffix}" for index in range(episodes)]
 
 
 def _check_targets(files: list[Path], overwrite: bool) -> None:

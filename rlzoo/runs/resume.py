@@ -27,6 +27,7 @@ _FREE_SETTINGS = frozenset(
         "keep_checkpoints",
         "env_timeout",
         "video",
+        "pictures",
         "final_eval_episodes",
         "then_dream",
     )

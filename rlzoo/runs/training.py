@@ -27,7 +27,7 @@ from rlzoo.data.transitions import Transitions
 from rlzoo.envs.checks import policy_for
 from rlzoo.envs.training import EnvFailedError
 from rlzoo.errors import RefusedError
-from rlzoo.runs import dream
+from rlzoo.runs import dream, pictures
 from rlzoo.runs.barrier import return_to, training_env
 from rlzoo.runs.callbacks import FINAL, Evaluator, OnEvaluation, ProgressCallback, RunCallback
 from rlzoo.runs.checkpoints import Checkpoints
@@ -106,6 +106,8 @@ class Training:
             check_video(config.env_id, self.settings.env_kwargs)
         if self.settings.then_dream:
             dream.check_agent(spec)
+        if self.settings.pictures:
+            pictures.check_agent(spec)
         RandomShare(vec.action_space, self.settings.eval_epsilon)  # refused now, not after hours
         self.splits = Splits(config.env_id, self.settings)
         self.splits.check(vec)
@@ -351,9 +353,20 @@ class Training:
                 env_kwargs=self.settings.env_kwargs, epsilon=self.settings.eval_epsilon,
                 tolerant=True,
             )  # fmt: skip
+        if self.settings.pictures:
+            self._draw()
         returns = None if self.data is None else self.data.return_statistics()
         curve = [(step, point.return_mean, point.return_std) for step, point in evaluator.curve]
         return TrainResult(self.run.path, record, model, returns, curve)
+
+    def _draw(self) -> None:
+        """Draw what the final policy believes; a warning at most: the training is done."""
+        file = self.run.path / "pictures" / f"episode_0{pictures.suffix()}"
+        pictures.draw_episodes(
+            self.model, self.spec, self.config.env_id, [file], self.seed,
+            deterministic=self.settings.eval_deterministic, env_kwargs=self.settings.env_kwargs,
+            epsilon=self.settings.eval_epsilon, tolerant=True,
+        )  # fmt: skip
 
     def _protocol(self) -> dict[str, Any]:
         """Return how the policies were evaluated, for the record."""

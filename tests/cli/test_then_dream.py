@@ -27,7 +27,13 @@ from rlzoo.runs.signals import StoppedError
 from rlzoo.runs.train import TrainRequest, train
 
 HARD = "rlzoo/CartPoleSwingUpHard-v0"
-TINY = ("pop_size=4", "n_eval_episodes=1", "run.checkpoint_freq=8000", "zero_policy=false")
+TINY = (
+    "run.pictures=false",
+    "pop_size=4",
+    "n_eval_episodes=1",
+    "run.checkpoint_freq=8000",
+    "zero_policy=false",
+)
 
 
 def request(folder: Path, **more: Any) -> TrainRequest:
