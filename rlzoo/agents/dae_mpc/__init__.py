@@ -1,0 +1,1 @@
+"""DAE-MPC: planning through a learnt model that stays on familiar ground (arXiv 1903.11981)."""
