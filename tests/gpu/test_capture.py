@@ -90,14 +90,14 @@ def test_captured_update_equals_the_eager_one(changes, monkeypatch):
     start = snapshot(models[0])
     noise_free(monkeypatch)
     eager, captured = (model.learn(STEPS) for model in models)
-    assert set(captured._captured) == {True, False}
+    assert set(captured._captured) == {(True, 64), (False, 64)}
     assert all(graph._graph is not None for graph in captured._captured.values())
     assert_close(start, tensors_of(eager), tensors_of(captured))
 
 
 def test_each_replay_draws_new_numbers():
     model = make_bear(True).learn(STEPS)
-    seen = {float(model._run_update(False, 64)[0]) for _ in range(5)}
+    seen = {float(model._run(model._next_update(64))[0]) for _ in range(5)}
     assert len(seen) == 5
 
 

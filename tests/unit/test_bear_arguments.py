@@ -10,7 +10,7 @@ import torch as th
 from bear_testing import SMALL, changed, equal, make_bear, make_data, parameters_of
 
 from rlzoo.agents.bear import BEAR, MlpPolicy
-from rlzoo.agents.bear import bear as module
+from rlzoo.core import offline_update as module
 from rlzoo.errors import RefusedError
 
 

@@ -6,7 +6,9 @@ import pytest
 import torch as th
 from bear_testing import make_bear
 
-from rlzoo.agents.bear.losses import cvae_loss, dual_gradient, soft_clipped_target, tanh_log_prob
+from rlzoo.agents.bear.losses import dual_gradient
+from rlzoo.core.behavior import cvae_loss, tanh_log_prob
+from rlzoo.core.critics import soft_clipped_target
 
 # [K=2, B=2, p=3]. Minimum over critics per action: [1, 2, 0], [4, -1, 2]; maximum: [5, 3, 9],
 # [6, 3, 2]. The order of the operations matters: the maximum over actions of the minimum alone

@@ -411,8 +411,8 @@ def test_logged_values_are_means_over_the_interval(tmp_path):
     model = make_bear()
     model.set_logger(configure(str(tmp_path), ["csv"]))
     losses = []
-    original = model._run_update
-    model._run_update = lambda *a: losses.append(original(*a)) or losses[-1]
+    original = model._run
+    model._run = lambda *a: losses.append(original(*a)) or losses[-1]
     model.learn(20, log_interval=10)
     rows = (tmp_path / "progress.csv").read_text().splitlines()
     names = rows[0].split(",")

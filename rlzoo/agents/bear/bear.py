@@ -7,7 +7,7 @@ sampled MMD, and a multiplier for that constraint tuned by dual ascent. One upda
 step  what                                           where
 ====  =============================================  ==========================================
 1     behaviour model, one Adam step                 ``behavior.loss``
-2     target y, soft-clipped over K critics, max     ``losses.soft_clipped_target``
+2     target y, soft-clipped over K critics, max     ``critics.soft_clipped_target``
       over p actions of the actor
 3     critics, one Adam step on sum_i (Q_i - y)^2    ``BEAR._critic_loss``
 4     actor, one Adam step on                        ``BEAR._actor_loss``, ``mmd.mmd``
@@ -30,18 +30,15 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, ReplayBufferSamples, Schedule
 
 from rlzoo.agents.bear.diagnostics import LastUpdate, describe, describe_alpha, to_floats
-from rlzoo.agents.bear.losses import dual_gradient, soft_clipped_target, tanh_log_prob
+from rlzoo.agents.bear.losses import dual_gradient
 from rlzoo.agents.bear.mmd import mmd, mmd_floor
-from rlzoo.agents.bear.policies import BEARActor, BEARPolicy, pair
+from rlzoo.agents.bear.policies import BEARActor, BEARPolicy
 from rlzoo.core.arguments import AT_LEAST_ONE, NON_NEGATIVE, POSITIVE, UNIT, Range
-from rlzoo.core.capture import Captured, adopt_loaded, make_adam, set_rate, wants_cuda_graph
+from rlzoo.core.behavior import tanh_log_prob
+from rlzoo.core.critics import pair, soft_clipped_target
 from rlzoo.core.layers import polyak_update
-from rlzoo.core.model_file import ModelPath
-from rlzoo.core.offline import OfflineAlgorithm
+from rlzoo.core.offline_update import DeviceUpdates
 from rlzoo.errors import RefusedError
-
-# Summed over updates on the device, averaged when they are logged.
-_SUMMED = ("critic_loss", "actor_loss", "vae_loss", "vae_recon", "vae_kl", "mmd_mean")
 
 
 class _ActorStep(NamedTuple):
@@ -54,7 +51,7 @@ class _ActorStep(NamedTuple):
     behavior: th.Tensor  # [B, N, d], pre-tanh
 
 
-class BEAR(OfflineAlgorithm):
+class BEAR(DeviceUpdates):
     """BEAR as an SB3 agent. The defaults are those of the D4RL code, which the authors recommend.
 
     ``[D4RL]`` marks values read in the code of rail-berkeley/d4rl_evaluations, ``[2019]`` those of
@@ -105,6 +102,9 @@ class BEAR(OfflineAlgorithm):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": BEARPolicy}
+    SUMMED: ClassVar[tuple[str, ...]] = (
+        *("critic_loss", "actor_loss", "vae_loss", "vae_recon", "vae_kl", "mmd_mean"),
+    )
 
     # Constructor arguments that differ from the defaults. `policy_kwargs` are merged by the CLI.
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
@@ -194,11 +194,7 @@ class BEAR(OfflineAlgorithm):
             self._setup_model()
 
     def _check_combinations(self) -> None:
-        if self.capture is True and self.device.type != "cuda":
-            raise RefusedError(
-                f"BEAR: capture=True on device {self.device}.",
-                "Allowed on CUDA only; leave it at 'auto'.",
-            )
+        self._check_capture()
         low, high = self.log_alpha_bounds
         if not low < high:
             raise RefusedError(
@@ -225,83 +221,27 @@ class BEAR(OfflineAlgorithm):
         if self.alpha != "auto":
             initial = float(np.log(max(float(self.alpha), 1e-30)))
         self.log_alpha = th.tensor(float(initial), device=self.device, requires_grad=True)
-        self._make_optimizers()
-        self._sums = th.zeros(len(_SUMMED), device=self.device)
-        self._n_summed = 0
         self._last: LastUpdate | None = None
-        self._on_new_data()
-
-    def _make_optimizers(self) -> None:
-        adam = partial(make_adam, graph=wants_cuda_graph(self.capture, self.device))
-        self._rates = {
+        rates = {
             "critic": self.lr_schedule(1),
             "actor": self.actor_learning_rate,
             "behavior": self.behavior_learning_rate,
             "alpha": self.alpha_learning_rate,
         }
-        self.critic_optimizer = adam(self.critic.parameters(), self._rates["critic"])
-        self.actor_optimizer = adam(self.actor.parameters(), self._rates["actor"])
-        self.behavior_optimizer = adam(self.behavior.parameters(), self._rates["behavior"])
-        self.alpha_optimizer = adam([self.log_alpha], self._rates["alpha"])
-        self._current_rate: float | None = None
-
-    def set_parameters(
-        self,
-        load_path_or_dict: ModelPath | dict[str, Any],
-        exact_match: bool = True,
-        device: th.device | str = "auto",
-    ) -> None:
-        """Load parameters as in SB3; learning rates stay those of this agent."""
-        super().set_parameters(load_path_or_dict, exact_match, device)
-        for optimizer in self._optimizers().values():
-            adopt_loaded(optimizer, wants_cuda_graph(self.capture, self.device))
-        self._current_rate = None
-        self._on_new_data()  # a graph captured before does not know the tensors of the new states
-
-    def _on_new_data(self) -> None:
-        self._captured: dict[bool, Captured] = {}
-
-    def _set_learning_rates(self) -> None:
-        rate = self.lr_schedule(self._current_progress_remaining)
-        self.logger.record("train/learning_rate", rate)
-        if rate == self._current_rate:
-            return
-        self._current_rate = rate
-        # A schedule that starts at zero gives no scale: the other rates then stay constant.
-        scale = rate / self._rates["critic"] if self._rates["critic"] else 1.0
-        for name, optimizer in self._optimizers().items():
-            set_rate(optimizer, rate if name == "critic" else scale * self._rates[name])
-
-    def _optimizers(self) -> dict[str, th.optim.Adam]:
-        return {
-            "critic": self.critic_optimizer,
-            "actor": self.actor_optimizer,
-            "behavior": self.behavior_optimizer,
-            "alpha": self.alpha_optimizer,
-        }
+        self.critic_optimizer = self._adam(self.critic.parameters(), rates["critic"])
+        self.actor_optimizer = self._adam(self.actor.parameters(), rates["actor"])
+        self.behavior_optimizer = self._adam(self.behavior.parameters(), rates["behavior"])
+        self.alpha_optimizer = self._adam([self.log_alpha], rates["alpha"])
+        self._prepare_updates(rates)
 
     # ------------------------------------------------------------------ update
 
-    def train(self, gradient_steps: int, batch_size: int) -> None:
-        """Take ``gradient_steps`` updates (module docstring, steps 1 to 6)."""
-        self.policy.set_training_mode(True)
-        self._set_learning_rates()
-        for _ in range(gradient_steps):
-            warm = self._n_updates < self.warmup_steps
-            self._sums += self._run_update(warm, batch_size)
-            self._n_updates += 1
-            self._n_summed += 1
-
-    def _run_update(self, warm: bool, batch_size: int) -> th.Tensor:
-        if not wants_cuda_graph(self.capture, self.device):
-            return self._update(warm, batch_size)
-        # Two graphs: without and with the Q term of the actor loss.
-        if warm not in self._captured:
-            self._captured[warm] = Captured(partial(self._update, warm, batch_size))
-        return self._captured[warm]()
+    def _next_update(self, batch_size: int) -> partial[th.Tensor]:
+        """Return steps 1 to 6 of the module docstring; one graph without the Q term, one with."""
+        return partial(self._update, self._n_updates < self.warmup_steps, batch_size)
 
     def _update(self, warm: bool, batch_size: int) -> th.Tensor:
-        """One update, without any synchronisation; returns the values named in ``_SUMMED``."""
+        """One update, without any synchronisation; returns the values named in ``SUMMED``."""
         batch = self.replay_buffer.sample(batch_size, self._vec_normalize_env)  # type: ignore[union-attr]
 
         # 1. Behaviour model.
@@ -341,14 +281,6 @@ class BEAR(OfflineAlgorithm):
         return th.stack(
             (critic_loss, step.loss, vae_loss, vae_recon, vae_kl, distance.mean())
         ).detach()
-
-    @staticmethod
-    def _differentiate(loss: th.Tensor, module: th.nn.Module) -> None:
-        """Set the gradients of one module; no other module gets any (page section 2.3)."""
-        parameters = list(module.parameters())
-        gradients = th.autograd.grad(loss, parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
 
     @th.no_grad()
     def _target(self, batch: ReplayBufferSamples) -> th.Tensor:
@@ -414,17 +346,11 @@ class BEAR(OfflineAlgorithm):
     # ----------------------------------------------------------------- logging
 
     def _finite_candidates(self) -> dict[str, th.Tensor]:
-        sums = {name: self._sums[i] for i, name in enumerate(_SUMMED)}
-        return {**sums, "log_alpha": self.log_alpha.detach()}
+        return {**super()._finite_candidates(), "log_alpha": self.log_alpha.detach()}
 
     def _log_training(self) -> None:
         """Record means over the updates since the last line, and the state of the last batch."""
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        if self._n_summed:
-            for name, value in zip(_SUMMED, (self._sums / self._n_summed).tolist(), strict=True):
-                self.logger.record(f"train/{name}", value)
-            self._sums.zero_()
-            self._n_summed = 0
+        super()._log_training()
         if self._last is not None:
             for name, value in self._diagnostics(self._last).items():
                 self.logger.record(f"train/{name}", value)
@@ -441,9 +367,8 @@ class BEAR(OfflineAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         aliases = ["actor", "critic", "critic_target", "actor_target", "behavior"]
-        private = ["_captured", "_sums", "_n_summed", "_last", "_rates", "_current_rate"]
-        return [*super()._excluded_save_params(), *aliases, *private]
+        return [*super()._excluded_save_params(), *aliases, "_last"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        names = [f"{name}_optimizer" for name in ("critic", "actor", "behavior", "alpha")]
-        return ["policy", *names], ["log_alpha"]
+        modules, variables = super()._get_torch_save_params()
+        return modules, [*variables, "log_alpha"]

@@ -11,8 +11,9 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from rlzoo.agents.bear.behavior import make_behavior
 from rlzoo.core.arguments import AT_LEAST_ONE, check_arguments
+from rlzoo.core.behavior import make_behavior
+from rlzoo.core.critics import first_q
 from rlzoo.core.layers import StackedMLP, mlp
 
 # The noise of deterministic acting comes from this seed, so that predict() is a function of the
@@ -156,17 +157,7 @@ class BEARPolicy(BasePolicy):
 
     def first_q(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """Return the first critic on ``[B, m, d]`` actions, ``[B, m]``."""
-        x = pair(observations, actions)
-        *hidden, last = self.critic.stacked
-        for layer in hidden:
-            x = th.relu(th.addmm(layer.bias[0], x, layer.weight[0]))
-        return th.addmm(last.bias[0], x, last.weight[0]).view(actions.shape[:2])
-
-
-def pair(observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
-    """Return every state next to each of its actions: ``[B, o], [B, m, d] -> [B m, o + d]``."""
-    repeated = observations.unsqueeze(1).expand(-1, actions.shape[1], -1)
-    return th.cat([repeated, actions], -1).flatten(0, 1)
+        return first_q(self.critic, observations, actions)
 
 
 def _no_schedule(_: float) -> float:

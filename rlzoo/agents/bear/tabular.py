@@ -93,7 +93,8 @@ def fixed_point(mdp: MDP, mask: Mask, tolerance: float = 1e-12) -> Table:
 
 def greedy(q: Table, mask: Mask) -> Table:
     """Return the greedy policy within the support, ``[S, A]`` of zeros and ones."""
-    return np.eye(q.shape[1])[np.where(mask, q, -np.inf).argmax(1)]
+    chosen: Table = np.eye(q.shape[1])[np.where(mask, q, -np.inf).argmax(1)]
+    return chosen
 
 
 def policy_values(mdp: MDP, policy: Table) -> Table:
@@ -144,8 +145,7 @@ def suboptimality(mdp: MDP, mask: Mask) -> float:
 def discounted_states(mdp: MDP, policy: Table) -> Table:
     """Return ``(1 - gamma) sum_t gamma^t rho_0 P^t``, the states that a policy visits, ``[S]``."""
     system = np.eye(len(mdp.start)) - mdp.gamma * _kernel(mdp, policy).T
-    states: Table = (1 - mdp.gamma) * np.linalg.solve(system, mdp.start)
-    return states
+    return np.asarray((1 - mdp.gamma) * np.linalg.solve(system, mdp.start), np.float64)
 
 
 def reachable(mdp: MDP, mask: Mask) -> Mask:
@@ -153,7 +153,7 @@ def reachable(mdp: MDP, mask: Mask) -> Mask:
     found: Mask = mdp.start > 0
     edges: Mask = ((mdp.transitions > 0) & mask[..., None]).any(axis=1)
     for _ in range(len(found)):  # one more state, at least, in every round but the last
-        found = found | edges[found].any(axis=0)
+        found[edges[found].any(axis=0)] = True
     return found
 
 

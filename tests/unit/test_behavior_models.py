@@ -5,7 +5,7 @@ import math
 import pytest
 import torch as th
 
-from rlzoo.agents.bear.behavior import CVAE, CVAE_COLLAPSE_STD, GaussianBehavior, make_behavior
+from rlzoo.core.behavior import CVAE, CVAE_COLLAPSE_STD, GaussianBehavior, make_behavior
 from rlzoo.core.layers import mlp_bfloat16
 
 

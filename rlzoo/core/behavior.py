@@ -1,7 +1,7 @@
-"""Models of the behaviour policy, from which BEAR draws the samples that the actor must match.
+"""Models of the policy that collected a data set: what BEAR, BCQ and cloning stay close to.
 
 Every model has ``loss(observations, actions)`` and ``sample(observations, n)``; samples are
-pre-tanh values, so that the gradient of the MMD survives saturation. Actions are in [-1, 1].
+pre-tanh values, so that gradients through them survive saturation. Actions are in [-1, 1].
 """
 
 from __future__ import annotations
@@ -10,29 +10,64 @@ import math
 from collections.abc import Sequence
 
 import torch as th
+import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from rlzoo.agents.bear.losses import cvae_loss, tanh_log_prob
 from rlzoo.core.layers import mlp, mlp_bfloat16
 
 LATENT_CLIP = 0.5
 
 
+def tanh_log_prob(x: th.Tensor, mean: th.Tensor, log_std: th.Tensor) -> th.Tensor:
+    """Return the log-density of ``tanh(x)`` under a squashed diagonal Gaussian.
+
+    Args:
+        x: Pre-tanh values, ``[..., d]``.
+        mean: Mean before tanh, broadcast against ``x``.
+        log_std: Log standard deviation before tanh.
+
+    Returns:
+        ``[...]``, with the clamp of 1e-6 of the official code in the change of variables.
+    """
+    normal = -0.5 * (((x - mean) * (-log_std).exp()).square() + math.log(2 * math.pi)) - log_std
+    correction = (1 - th.tanh(x).square()).clamp_min(1e-6).log()
+    return (normal - correction).sum(-1)
+
+
+def cvae_loss(
+    reconstruction: th.Tensor, actions: th.Tensor, mean: th.Tensor, log_std: th.Tensor
+) -> tuple[th.Tensor, th.Tensor]:
+    """Return reconstruction error and KL of the CVAE, two scalars.
+
+    Both are means over their last axis, not sums: this sets the decoder variance that the loss
+    implies (1/8 with the default weight of 0.5 and a latent of twice the action's width).
+    """
+    kl = -0.5 * (1 + 2 * log_std - mean.square() - (2 * log_std).exp()).mean()
+    return F.mse_loss(reconstruction, actions), kl
+
+
 class CVAE(nn.Module):
-    """Conditional variational auto-encoder of the paper (section 5 and official code).
+    """Conditional variational auto-encoder of BCQ and BEAR (their official codes agree).
 
     Args:
         n_observations: Width of an observation, ``o``.
         n_actions: Width of an action, ``d``; the latent has ``2 d``.
         hidden: Widths of the hidden layers of encoder and decoder.
         kl_weight: Weight of the KL term.
+        latent_clip: Draws of the prior are clipped to +- this value (cloning: 0.25).
     """
 
     def __init__(
-        self, n_observations: int, n_actions: int, hidden: Sequence[int], kl_weight: float = 0.5
+        self,
+        n_observations: int,
+        n_actions: int,
+        hidden: Sequence[int],
+        kl_weight: float = 0.5,
+        latent_clip: float = LATENT_CLIP,
     ) -> None:
         super().__init__()
         self.n_latents, self.kl_weight = 2 * n_actions, kl_weight
+        self.latent_clip = latent_clip
         self.encoder = mlp(n_observations + n_actions, hidden, 2 * self.n_latents)
         self.decoder = mlp(n_observations + self.n_latents, hidden, n_actions)
 
@@ -53,13 +88,18 @@ class CVAE(nn.Module):
 
     def sample(self, observations: th.Tensor, n: int, low_precision: bool = False) -> th.Tensor:
         """Return ``n`` pre-tanh actions per state, ``[B, n, d]``, from the clipped prior."""
-        batch = observations.shape[0]
-        latents = th.randn(batch, n, self.n_latents, device=observations.device)
-        latents = latents.clamp_(-LATENT_CLIP, LATENT_CLIP)
-        repeated = observations.unsqueeze(1).expand(-1, n, -1)
+        latents = th.randn(len(observations), n, self.n_latents, device=observations.device)
+        latents = latents.clamp_(-self.latent_clip, self.latent_clip)
+        return self.decode(observations, latents, low_precision)
+
+    def decode(
+        self, observations: th.Tensor, latents: th.Tensor, low_precision: bool = False
+    ) -> th.Tensor:
+        """Return the pre-tanh actions of latents ``[B, n, 2d]``, ``[B, n, d]``."""
+        repeated = observations.unsqueeze(1).expand(-1, latents.shape[1], -1)
         inputs = th.cat([repeated, latents], -1).flatten(0, 1)
         decoded = mlp_bfloat16(self.decoder, inputs) if low_precision else self.decoder(inputs)
-        result: th.Tensor = decoded.view(batch, n, -1)
+        result: th.Tensor = decoded.view(len(observations), latents.shape[1], -1)
         return result
 
 
