@@ -93,7 +93,7 @@ class ObservationalDropout(SafeSaveMixin, BaseAlgorithm):
         n_steps: Steps per candidate and episode, after which the environment goes on with the next
             candidate, for tasks without an end; None for whole episodes [code].
         world_model: Kind of world model; ``"auto"`` takes ``"cartpole"`` for the swing-up,
-            ``"residual"`` elsewhere; ``"none"`` has no parameters, for policies that always look.
+            ``"residual"`` elsewhere; ``"carracing"`` is for latents; ``"none"`` has no parameters, for policies that always look.
         zero_policy: Begin with zeros [code], or with random weights.
         backend: ``"simulator"``: all episodes in one tensor program, for tasks that have one
             (:mod:`rlzoo.core.simulator`); ``"env"``: steps of the environment; ``"auto"``: the
@@ -136,7 +136,7 @@ class ObservationalDropout(SafeSaveMixin, BaseAlgorithm):
         weight_decay: Annotated[float, NON_NEGATIVE] = 0.005,
         gamma: Annotated[float, UNIT] = 1.0,
         n_steps: Annotated[int, AT_LEAST_ONE] | None = None,
-        world_model: Literal["auto", "cartpole", "residual", "none"] = "auto",
+        world_model: Literal["auto", "cartpole", "residual", "carracing", "none"] = "auto",
         zero_policy: bool = True,
         backend: Literal["auto", "simulator", "env"] = "auto",
         policy_kwargs: dict[str, Any] | None = None,

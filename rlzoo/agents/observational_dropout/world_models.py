@@ -5,6 +5,7 @@ kind                  prediction
 ====================  ==========================================================================
 ``cartpole``          two accelerations are learnt, kinematics are given
 ``residual``          x + 0.1 MLP([x, a]), for any vector of observations
+``carracing``         z + MLP([z, steer, gas, brake]) / 50, for CarRacing from latents
 ``none``              x stays as it is; nothing is learnt. For policies that always look
 ====================  ==========================================================================
 
@@ -19,6 +20,7 @@ from typing import Protocol
 import torch as th
 
 from rlzoo.agents.observational_dropout.stacked import Layer, Shape, mlp, shapes_of
+from rlzoo.core.car_racing import ACTIONS, LATENTS, physical
 from rlzoo.core.simulator import Simulator
 from rlzoo.core.swingup import integrate
 from rlzoo.errors import RefusedError
@@ -98,6 +100,35 @@ class ResidualModel:
         return x + RESIDUAL_SCALE * mlp(layers, th.cat([x, action], -1), bounded=False)
 
 
+class CarRacingModel:
+    """z + MLP([z, a']) / 50 with the physical actions a', of 10 hidden units as published.
+
+    Args:
+        n_observations: 16, or it is refused.
+        n_actions: 3, or it is refused.
+        hidden: Widths of the hidden layers; None: 10, as published.
+
+    Raises:
+        RefusedError: For other spaces.
+    """
+
+    def __init__(
+        self, n_observations: int, n_actions: int, hidden: Sequence[int] | None = None
+    ) -> None:
+        if (n_observations, n_actions) != (LATENTS, ACTIONS):
+            raise RefusedError(
+                f"world_model='carracing' with {n_observations} observations, {n_actions} actions.",
+                "Allowed: those of CarRacing-v3 with an encoder, 16 and 3.",
+                "Make one with: rlzoo encoder; or set world_model=residual.",
+            )
+        widths = (10,) if hidden is None else hidden
+        self.shapes = shapes_of(n_observations + n_actions, widths, n_observations)
+
+    def predict(self, layers: Sequence[Layer], x: th.Tensor, action: th.Tensor) -> th.Tensor:
+        """Add a fiftieth of the output of the networks: frames come 50 times a second."""
+        return x + mlp(layers, th.cat([x, physical(action)], -1), bounded=False) / 50
+
+
 class NoModel:
     """Nothing changes, and nothing is learnt."""
 
@@ -114,6 +145,7 @@ class NoModel:
 WORLD_MODELS: dict[str, Callable[[int, int, Sequence[int] | None], WorldModel]] = {
     "cartpole": CartPoleModel,
     "residual": ResidualModel,
+    "carracing": CarRacingModel,
     "none": NoModel,
 }
 """Kind -> its class, called with lengths of observation and action and the hidden widths."""
