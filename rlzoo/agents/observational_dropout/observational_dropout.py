@@ -93,7 +93,7 @@ class ObservationalDropout(SafeSaveMixin, BaseAlgorithm):
         n_steps: Steps per candidate and episode, after which the environment goes on with the next
             candidate, for tasks without an end; None for whole episodes [code].
         world_model: Kind of world model; ``"auto"`` takes ``"cartpole"`` for the swing-up,
-            ``"residual"`` elsewhere; ``"carracing"`` is for latents; ``"none"`` has no parameters, for policies that always look.
+            ``"residual"`` elsewhere; ``"carracing"`` is for latents, ``"none"`` for no model.
         zero_policy: Begin with zeros [code], or with random weights.
         backend: ``"simulator"``: all episodes in one tensor program, for tasks that have one
             (:mod:`rlzoo.core.simulator`); ``"env"``: steps of the environment; ``"auto"``: the
