@@ -1,6 +1,6 @@
 """One ``make_vec`` for every family of environments."""
 
-from rlzoo.envs import goals, grid, multiroom, swingup
+from rlzoo.envs import foraging, goals, grid, multiroom, swingup
 from rlzoo.envs.checks import check_action_space, check_api, check_env_id, policy_for
 from rlzoo.envs.make import make_env, make_vec
 from rlzoo.envs.training import EnvFailedError, TrainingVecEnv
@@ -16,6 +16,7 @@ __all__ = [
     "policy_for",
 ]
 
+foraging.register()
 goals.register()
 grid.register()
 multiroom.register()

@@ -14,7 +14,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from rlzoo.core.seeding import check_seed, stream
-from rlzoo.envs import compat, goals, multiroom, swingup
+from rlzoo.envs import compat, foraging, goals, multiroom, swingup
 from rlzoo.envs.checks import ATARI, PROCGEN, check_api, check_env_id, first_line
 from rlzoo.envs.goals.rooms_vec import FourRoomsVecEnv
 from rlzoo.envs.guard import EnvFailedError, Guard, Unmade
@@ -30,6 +30,7 @@ _BACKENDS = {
     multiroom.ENTRY_POINT: (BATCHED, GYMNASIUM),
     goals.ROOMS: (BATCHED, GYMNASIUM),
     swingup.ENTRY_POINT: (BATCHED, GYMNASIUM),
+    foraging.ENTRY_POINT: (BATCHED, GYMNASIUM),
     goals.POOL: (ENVPOOL, GYMNASIUM),
 }
 """What may step a vector of a family, by its entry point; the first one unless asked for."""
@@ -176,7 +177,7 @@ def make_vec(
         env_kwargs: Keyword arguments of the environment. ``backend`` chooses what steps the copies:
             ``"gymnasium"``, one after the other; ``"envpool"``, C++ threads, for Atari (if asked
             for), and for Procgen, Fetch and PointMaze (unless asked otherwise); ``"batched"``, all
-            at once, for MultiRoom, Four Rooms and the swing-up (unless asked otherwise, or in
+            at once, for MultiRoom, Four Rooms, swing-up and foraging (unless asked otherwise, or in
             processes). What draws images (``render_mode``) is stepped one after the other.
 
     Raises:
@@ -210,7 +211,7 @@ def _batch(only: gym.Env[Any, Any], spec: EnvSpec, n_envs: int, monitor: bool) -
     """Multiply an environment in its family's batched simulator."""
     if spec.entry_point == goals.ROOMS:
         return FourRoomsVecEnv(only, n_envs, monitor)
-    if spec.entry_point == swingup.ENTRY_POINT:
+    if spec.entry_point in (swingup.ENTRY_POINT, foraging.ENTRY_POINT):
         return swingup.make_batch(only, n_envs, monitor)
     from rlzoo.envs.multiroom.vec import MultiRoomVecEnv  # needs minigrid
 
