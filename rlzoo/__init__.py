@@ -11,20 +11,30 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "BC": "rlzoo.agents.bc",
+    "BCQ": "rlzoo.agents.bcq",
     "BEAR": "rlzoo.agents.bear",
+    "DAEMPC": "rlzoo.agents.dae_mpc",
     "DER": "rlzoo.agents.der",
     "DynaDQN": "rlzoo.agents.dyna_dqn",
     "GoalEpisodes": "rlzoo.core.goal_episodes",
     "GoalGAIL": "rlzoo.agents.goal_gail",
     "IBACSNI": "rlzoo.agents.ibac_sni",
     "ObservationalDropout": "rlzoo.agents.observational_dropout",
+    "SACBatch": "rlzoo.agents.batch",
+    "TD3Batch": "rlzoo.agents.batch",
     "Transitions": "rlzoo.data",
     "load_dataset": "rlzoo.data",
     "make_vec": "rlzoo.envs",
 }
 
 if TYPE_CHECKING:
+    from rlzoo.agents.batch import SACBatch as SACBatch
+    from rlzoo.agents.batch import TD3Batch as TD3Batch
+    from rlzoo.agents.bc import BC as BC
+    from rlzoo.agents.bcq import BCQ as BCQ
     from rlzoo.agents.bear import BEAR as BEAR
+    from rlzoo.agents.dae_mpc import DAEMPC as DAEMPC
     from rlzoo.agents.der import DER as DER
     from rlzoo.agents.dyna_dqn import DynaDQN as DynaDQN
     from rlzoo.agents.goal_gail import GoalGAIL as GoalGAIL

@@ -60,6 +60,27 @@ AGENTS: dict[str, AgentSpec] = {
             "batch RL: twin critics, actor held to the support of the data by MMD", "1906.00949",
         ),
         AgentSpec(
+            "bcq", "rlzoo.agents.bcq:BCQ", _BOX, True, "Hopper-v4",
+            "batch RL: perturbed samples of a behaviour model, chosen by the critic", "1812.02900",
+        ),
+        AgentSpec(
+            "bc", "rlzoo.agents.bc:BC", _BOX, True, "Hopper-v4",
+            "behaviour cloning: mean squared error, Gaussian, or BEAR's auto-encoder", "1906.00949",
+        ),
+        AgentSpec(
+            "td3-batch", "rlzoo.agents.batch:TD3Batch", _BOX, True, "Hopper-v4",
+            "SB3's TD3 on a fixed data set: naive batch RL", "1802.09477",
+        ),
+        AgentSpec(
+            "sac-batch", "rlzoo.agents.batch:SACBatch", _BOX, True, "Hopper-v4",
+            "SB3's SAC on a fixed data set: naive batch RL", "1801.01290",
+        ),
+        AgentSpec(
+            "dae-mpc", "rlzoo.agents.dae_mpc:DAEMPC", _BOX, False, "Pendulum-v1",
+            "plans through a learnt model, held to familiar ground by a denoising autoencoder",
+            "1903.11981",
+        ),
+        AgentSpec(
             "der", "rlzoo.agents.der:DER", ("Discrete",), False, "CartPole-v1",
             "data-efficient Rainbow: C51, noisy dueling networks, prioritised n-step replay",
             "1906.05243", paper_env="ALE/RoadRunner-v5",

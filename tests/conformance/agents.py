@@ -71,6 +71,49 @@ ROWS = {
         log_interval=20,
         unstored=frozenset({"dataset"}),
     ),
+    "bcq": Row(
+        {
+            "batch_size": 16,
+            "n_target_samples": 2,
+            "policy_kwargs": {"net_arch": [8, 8], "vae_arch": [8, 8], "n_eval_samples": 4},
+        },
+        any_n_envs=True,
+        log_interval=20,
+        unstored=frozenset({"dataset"}),
+    ),
+    "bc": Row(
+        {"batch_size": 16, "policy_kwargs": {"net_arch": [8, 8]}},
+        any_n_envs=True,
+        log_interval=20,
+        unstored=frozenset({"dataset"}),
+    ),
+    "td3-batch": Row(
+        {"batch_size": 16, "policy_kwargs": {"net_arch": [8, 8]}},
+        any_n_envs=True,
+        log_interval=20,
+        unstored=frozenset({"dataset"}),
+    ),
+    "sac-batch": Row(
+        {"batch_size": 16, "policy_kwargs": {"net_arch": [8, 8]}},
+        any_n_envs=True,
+        log_interval=20,
+        unstored=frozenset({"dataset"}),
+    ),
+    # A fit every ten steps: its episodes are longer than most of these trainings.
+    "dae-mpc": Row(
+        {
+            "batch_size": 16,
+            "buffer_size": 500,
+            "horizon": 4,
+            "n_candidates": 12,
+            "n_elites": 3,
+            "n_iters": 2,
+            "model_interval": 10,
+            "model_epochs": 1,
+            "policy_kwargs": {"net_arch": [8, 8]},
+        },
+        vec_normalize=False,
+    ),
     "der": Row(
         {
             "batch_size": 16,

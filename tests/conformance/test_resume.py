@@ -43,6 +43,10 @@ DYNA = (
 EVOLUTION = (*SMALL, "policy_kwargs.model_arch=[8]", "pop_size=2", "n_eval_episodes=1")
 SHORT = "run.env_kwargs={max_episode_steps: 20}"
 ROLLOUTS = ("n_steps=16", "batch_size=16", "run.n_envs=2", "latent_dim=6")
+PLANS = (
+    *(*SMALL, "horizon=5", "n_candidates=12", "n_elites=3", "n_iters=2", "model_epochs=2"),
+    *("batch_size=16", "buffer_size=150"),
+)
 GOALS = (
     *(*SMALL, "disc_hidden=[8, 8]", "batch_size=16", "demo_batch_size=8", "disc_batch_size=8"),
     *("gradient_steps=3", "n_disc_updates=2", "buffer_size=150"),
@@ -58,6 +62,33 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
             *("batch_size=16", "n_mmd_samples=2", "n_target_samples=2", "warmup_steps=100"),
             "policy_kwargs={net_arch: [8, 8], vae_arch: [8, 8], n_eval_samples: 4}",
         ),
+    ),
+    "bcq": (
+        "bcq",
+        "Pendulum-v1",
+        (
+            *("batch_size=16", "n_target_samples=2"),
+            "policy_kwargs={net_arch: [8, 8], vae_arch: [8, 8], n_eval_samples: 4}",
+        ),
+    ),
+    "bc": ("bc", "Pendulum-v1", (*SMALL, "batch_size=16")),
+    "bc-vae": ("bc", "Pendulum-v1", (*SMALL, "batch_size=16", "model=cvae")),
+    "td3-batch": ("td3-batch", "Pendulum-v1", (*SMALL, "batch_size=16")),
+    "sac-batch": ("sac-batch", "Pendulum-v1", (*SMALL, "batch_size=16")),
+    "dae-mpc": ("dae-mpc", "Pendulum-v1", (*PLANS, "run.env_kwargs={max_episode_steps: 50}")),
+    "dae-mpc-learned": (
+        "dae-mpc",
+        "Pendulum-v1",
+        (
+            *(*PLANS, "reward=learned", "n_ensemble=2", "propagation=tsinf", "n_particles=4"),
+            *("window=2", "dae_hinge=0.9", "model_interval=35", "replan_every=2", "run.n_envs=2"),
+            "action_noise={noise: normal, std: 0.1}",
+        ),
+    ),
+    "dae-mpc-adam": (
+        "dae-mpc",
+        "Pendulum-v1",
+        (*PLANS, "planner=adam", "n_restarts=4", "model_interval=45", "reset_nets=true"),
     ),
     "sac": ("sac", "Pendulum-v1", OFF_POLICY),
     "sac-gsde": ("sac", "Pendulum-v1", (*OFF_POLICY, "use_sde=true", "train_freq=8")),
