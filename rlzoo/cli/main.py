@@ -20,6 +20,7 @@ from rlzoo.cli import (
     dataset,
     demo,
     doctor,
+    encoder,
     evaluate,
     inspect,
     leaderboard,
@@ -43,6 +44,7 @@ app.command("train")(train.train)
 app.command("resume")(resume.resume)
 app.command("eval")(evaluate.evaluate)
 app.command("collect")(collect.collect)
+app.command("encoder")(encoder.encoder)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(config.app, name="config")
 app.command("benchmark")(benchmark.benchmark)

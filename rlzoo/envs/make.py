@@ -14,7 +14,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from rlzoo.core.seeding import check_seed, stream
-from rlzoo.envs import compat, foraging, goals, multiroom, swingup
+from rlzoo.envs import car_racing, compat, foraging, goals, multiroom, swingup
 from rlzoo.envs.checks import ATARI, PROCGEN, check_api, check_env_id, first_line
 from rlzoo.envs.goals.rooms_vec import FourRoomsVecEnv
 from rlzoo.envs.guard import EnvFailedError, Guard, Unmade
@@ -31,6 +31,7 @@ _BACKENDS = {
     goals.ROOMS: (BATCHED, GYMNASIUM),
     swingup.ENTRY_POINT: (BATCHED, GYMNASIUM),
     foraging.ENTRY_POINT: (BATCHED, GYMNASIUM),
+    car_racing.ENTRY_POINT: (GYMNASIUM, ENVPOOL),
     goals.POOL: (ENVPOOL, GYMNASIUM),
 }
 """What may step a vector of a family, by its entry point; the first one unless asked for."""
@@ -56,14 +57,17 @@ def make_env(env_id: str, training: bool = False, **env_kwargs: Any) -> gym.Env[
             levels of its own for training (:mod:`rlzoo.envs.procgen`).
         env_kwargs: Keyword arguments of the environment, such as ``render_mode``; those of Atari
             are in :func:`rlzoo.envs.atari.make_atari`, those of Procgen in
-            :class:`rlzoo.envs.procgen.ProcgenVecEnv`. ``backend`` makes a difference for
-            vectors only: a single game is the same with each.
+            :class:`rlzoo.envs.procgen.ProcgenVecEnv`; ``encoder`` of CarRacing-v3 (a file, or
+            ``"auto"``) gives latents, see :mod:`rlzoo.envs.car_racing`. ``backend`` makes a
+            difference for vectors only: a single game is the same with each.
 
     Raises:
         RefusedError: If the id is unknown or replaced, a package is missing, or the environment
             cannot be made with these arguments.
     """
-    return _make(env_id, training, False, env_kwargs)
+    encoder = car_racing.take_encoder(env_id, env_kwargs, single=True)
+    env = _make(env_id, training, False, env_kwargs)
+    return env if encoder is None else car_racing.LatentEnv(env, encoder)
 
 
 def _make(
@@ -144,7 +148,7 @@ def _backend(env_id: str, spec: EnvSpec, env_kwargs: dict[str, Any]) -> str:
             f"Environment {env_id!r} has no backend {backend!r}.",
             f"Allowed: {' or '.join(map(repr, allowed))}."
             if allowed
-            else "Atari games, Procgen with CoinRun, Fetch and PointMaze have it.",
+            else "Atari games, Procgen with CoinRun, CarRacing, Fetch and PointMaze have it.",
         )
     return str(backend)
 
@@ -175,10 +179,11 @@ def make_vec(
             has threads: ``num_threads``.
         training: See :func:`make_env`; evaluations leave it out.
         env_kwargs: Keyword arguments of the environment. ``backend`` chooses what steps the copies:
-            ``"gymnasium"``, one after the other; ``"envpool"``, C++ threads, for Atari (if asked
-            for), and for Procgen, Fetch and PointMaze (unless asked otherwise); ``"batched"``, all
-            at once, for MultiRoom, Four Rooms, swing-up and foraging (unless asked otherwise, or in
-            processes). What draws images (``render_mode``) is stepped one after the other.
+            ``"gymnasium"``, one after the other; ``"envpool"``, C++ threads, for Atari and
+            CarRacing (if asked for), and for Procgen, Fetch and PointMaze (unless asked otherwise);
+            ``"batched"``, all at once, for MultiRoom, Four Rooms, swing-up and foraging (unless
+            asked otherwise, or in processes). What draws images (``render_mode``) is stepped one
+            after the other.
 
     Raises:
         RefusedError: As :func:`make_env`, or if the environment breaks the API.
@@ -195,6 +200,7 @@ def make_vec(
         )
     if spec.entry_point == goals.ROOMS:  # drawn once per run, the same ones in every copy
         env_kwargs.setdefault("goal_seed", stream(seed, "goals"))
+    encoder = car_racing.take_encoder(env_id, env_kwargs)
     backend, drawn = _backend(env_id, spec, env_kwargs), env_kwargs.get("render_mode") is not None
     if backend == BATCHED and not (drawn or processes):
         vec: VecEnv = _batch(make_env(env_id, training, **env_kwargs), spec, n_envs, monitor)
@@ -202,6 +208,8 @@ def make_vec(
         vec = _pool(env_id, spec, n_envs, training, monitor, processes, env_kwargs)
     else:
         vec = _copies(env_id, n_envs, training, monitor, processes, env_kwargs)
+    if encoder is not None:
+        vec = car_racing.LatentVecEnv(vec, encoder)
     # SB3 hands these to the first reset of each environment.
     vec._seeds = [stream(seed, "env", index) for index in range(n_envs)]
     return vec
@@ -243,6 +251,8 @@ def _pool(
             from rlzoo.envs.goals.pool import GoalPoolVecEnv
 
             return GoalPoolVecEnv(spec.id, n_envs, monitor=monitor, spec=spec, **wanted)
+        if spec.entry_point == car_racing.ENTRY_POINT:
+            return car_racing.CarRacingPoolVecEnv(n_envs, monitor=monitor, spec=spec, **wanted)
         from rlzoo.envs.procgen import make_procgen
 
         return make_procgen(env_id, spec, n_envs, monitor, training=training, **wanted)

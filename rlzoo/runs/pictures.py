@@ -106,7 +106,7 @@ def draw_episodes(
     done: list[Recorded] = []
     kwargs = dict(env_kwargs or {})
     if max_steps is not None:
-        own = check_env_id(env_id).max_episode_steps
+        own = kwargs.get("max_episode_steps") or check_env_id(env_id).max_episode_steps
         kwargs["max_episode_steps"] = min(max_steps, own or max_steps)
     try:
         env = make_vec(env_id, **kwargs)

@@ -145,6 +145,17 @@ def test_many_dimensions_are_two_images() -> None:
     np.testing.assert_array_equal(believed.images[0].get_array(), found.believed.T)
 
 
+def test_a_line_moves_over_the_page_and_flashes_at_peeks() -> None:
+    shown = list(frames(lines(2), cart_pole=False))
+    assert len(shown) == 30
+    changed = [np.flatnonzero((image != shown[29]).any((0, 2))) for image in shown[:29]]
+    firsts = [columns[0] for columns in changed]
+    assert firsts == sorted(firsts)
+    assert len(set(firsts)) > 25
+    yellow = [int((image == (0xFF, 0xD5, 0x4A)).all(-1).sum()) > 100 for image in shown]
+    assert np.flatnonzero(yellow).tolist() == [0, 7, 8, 20]
+
+
 def test_long_episodes_are_thinned() -> None:
     assert shown_steps(1000, True)[:3] == [0, 4, 8]
     assert shown_steps(1000, True)[-1] == 999
