@@ -92,7 +92,7 @@ class Task:
 TASKS = {
     "CartPole-v1": Task(lambda: gym.make("CartPole-v1"), 6_000, {}),
     "rlzoo/Catch-v0": Task(lambda: gym.make("rlzoo/Catch-v0"), 4_000, {}),
-    # A random walk meets the goal once in 460 steps: with less exploration no source learns anything.
+    # A random walk meets the goal once in 460 steps: with less exploration nothing is learned.
     "MiniGrid-Empty-8x8-v0": Task(empty_room, 8_000, {"exploration_fraction": 0.8}),
 }
 
