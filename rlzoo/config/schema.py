@@ -115,6 +115,8 @@ class RunSettings:
             refused for others.
         then_dream: Generations of a fresh policy that is trained in the learnt world model after
             the training, and then played in the real task; 0 for none.
+        dream_model: ``"learnt"``: the agent's own; ``"predicted"``: one of the same kind that is
+            trained to predict, which takes nothing from the agent but its task and widths.
         deterministic: Ask torch for deterministic algorithms, which an exact continuation needs on
             CUDA; a CPU needs nothing.
     """
@@ -137,6 +139,7 @@ class RunSettings:
     video: bool = False
     pictures: bool = False
     then_dream: Annotated[int, NON_NEGATIVE] = 0
+    dream_model: Literal["learnt", "predicted"] = "learnt"
     deterministic: bool = False
 
 

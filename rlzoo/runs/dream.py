@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -16,6 +17,7 @@ from rlzoo.runs.signals import StopNowError, StopSignals
 
 FOLDER, MODEL = "dream", "dream_model.zip"
 """Curve of the dream, and the policy that was trained in it, below the folder of a run."""
+LEARNT = "learnt"
 
 
 def check_agent(spec: AgentSpec) -> None:
@@ -33,19 +35,27 @@ def check_agent(spec: AgentSpec) -> None:
         )
 
 
-def check_model(model: BaseAlgorithm) -> None:
+def check_model(spec: AgentSpec, model: BaseAlgorithm, kind: str = LEARNT) -> None:
     """Refuse a model that has no world model, or whose task is not known without its dynamics.
+
+    Args:
+        spec: The agent.
+        model: The model.
+        kind: ``"learnt"``, or ``"predicted"``, for which only the task must be known.
 
     Raises:
         RefusedError: If it cannot dream.
     """
     dreamer: Any = model
-    dreamer.dream_env().close()
+    if kind == LEARNT:
+        dreamer.dream_env().close()
+    else:
+        _module(spec, "deployment").task_of(model)
 
 
 def train_in_dream(
-    model: BaseAlgorithm, run: RunDirectory, generations: int, seed: int, progress: Progress,
-    stop: StopSignals,
+    spec: AgentSpec, model: BaseAlgorithm, run: RunDirectory, generations: int, kind: str,
+    seed: int, progress: Progress, stop: StopSignals,
 ) -> dict[str, Any]:  # fmt: skip
     """Train a fresh policy in the frozen world model of an agent, and play it in the real task.
 
@@ -54,9 +64,11 @@ def train_in_dream(
     when a run goes on.
 
     Args:
-        model: The trained agent.
+        spec: The agent.
+        model: As it is after its training.
         run: Its run folder.
         generations: Of the fresh policy.
+        kind: Of the world model, ``"learnt"`` or ``"predicted"``.
         seed: Of the run.
         progress: Where messages and the bar go.
         stop: A signal breaks it off.
@@ -68,6 +80,11 @@ def train_in_dream(
     Raises:
         StopNowError: If a signal asked for an end.
     """
+    dream: Any = None
+    if kind != LEARNT:
+        progress.message("Training a world model to predict, on the data of a model-free agent.")
+        with stop.at_once():
+            dream = _module(spec, "supervised").predicted_dream(model, seed=seed)
     logger = run_logger(run.path / FOLDER, progress.message)
     progress.start("training in the dream", generations, "generations")
 
@@ -83,7 +100,7 @@ def train_in_dream(
     dreamer: Any = model
     try:
         result = dreamer.train_in_dream(
-            generations=generations, seed=seed, on_generation=on_generation
+            generations=generations, seed=seed, on_generation=on_generation, dream=dream
         )
     finally:
         progress.stop()
@@ -97,6 +114,7 @@ def train_in_dream(
         "dream_return_mean": found["dream_return_mean"],
         "dream_return_std": found["dream_return_std"],
         "generations": generations,
+        "world_model": kind,
     }
     for name in ("return_mean", "dream_return_mean"):
         model.logger.record(f"dream/{name}", record[name])
@@ -105,11 +123,16 @@ def train_in_dream(
     return record
 
 
+def _module(spec: AgentSpec, name: str) -> Any:
+    """Return a module beside the class of an agent that dreams."""
+    return importlib.import_module(f"{spec.class_path.partition(':')[0]}.{name}")
+
+
 def metrics_of(record: dict[str, Any] | None) -> dict[str, float]:
     """Return what a record's ``metrics`` get of :func:`train_in_dream`; nothing of None."""
     if record is None:
         return {}
     return {
-        "dream_real_return": record["return_mean"],
+        "deployed_return": record["return_mean"],
         "dream_return": record["dream_return_mean"],
     }

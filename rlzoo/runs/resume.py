@@ -30,6 +30,7 @@ _FREE_SETTINGS = frozenset(
         "pictures",
         "final_eval_episodes",
         "then_dream",
+        "dream_model",
     )
 )
 # What a run of an earlier version has where it could not set something yet.

@@ -115,7 +115,7 @@ class Training:
         self.data = self._dataset() if spec.needs_data else None
         self.model = self._make_model(device)
         if self.settings.then_dream:
-            dream.check_model(self.model)
+            dream.check_model(spec, self.model, self.settings.dream_model)
         self.meta = self._facts()
         self.checkpoints = Checkpoints(
             run, self.model, self.settings.checkpoint_freq, seed, self.meta, progress,
@@ -157,8 +157,9 @@ class Training:
                 final = self._evaluate_final(evaluator)
                 if self.settings.then_dream:
                     dreamt = dream.train_in_dream(
-                        self.model, run, self.settings.then_dream, self.seed, self.progress, stop
-                    )
+                        self.spec, self.model, run, self.settings.then_dream,
+                        self.settings.dream_model, self.seed, self.progress, stop,
+                    )  # fmt: skip
             except StopNowError:
                 raise self._stopped(stop.requested or 0) from None
             except Exception as error:

@@ -62,7 +62,7 @@ def test_the_return_of_the_policy_from_the_dream_is_everywhere(
     record = json.loads((tmp_path / "run" / "result.json").read_text())
     dream = record["dream"]
     assert (dream["generations"], dream["episodes"]) == (3, 100)
-    assert record["metrics"]["dream_real_return"] == dream["return_mean"]
+    assert record["metrics"]["deployed_return"] == dream["return_mean"]
     (row,) = (line for line in found.out.splitlines() if line.startswith("policy from the dream"))
     assert f"{dream['return_mean']:.1f} +-" in row
     assert "3/3, return in the dream" in found.err

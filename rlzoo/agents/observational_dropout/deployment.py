@@ -20,6 +20,7 @@ from rlzoo.agents.observational_dropout.stacked import size_of, split
 from rlzoo.agents.observational_dropout.world_models import Predict, WorldModel, true_dynamics
 from rlzoo.core.seeding import stream
 from rlzoo.core.simulator import Simulator
+from rlzoo.core.simulator_vec import SimulatorVecEnv
 from rlzoo.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -216,6 +217,7 @@ def train_in_dream(
     seed: int = 0,
     task: Simulator | None = None,
     on_generation: Callable[[int, float], None] | None = None,
+    dream: Dream | None = None,
     **settings: Any,
 ) -> DreamResult:
     """Train a fresh policy in the frozen world model of an agent, and play it in the real task.
@@ -232,6 +234,7 @@ def train_in_dream(
         seed: Of the training and of the episodes.
         task: The real task; None: that of the environment as it is dreamt (easy starts).
         on_generation: Told number and mean return in the dream of every generation.
+        dream: Another dream than that of the agent's own world model.
         settings: Constructor arguments of the fresh agent.
 
     Raises:
@@ -240,9 +243,9 @@ def train_in_dream(
     chosen = _installed() if optimizer == "auto" else optimizer
     cma: dict[str, Any] = {"pop_size": 32, "n_eval_episodes": 1, "sigma_init": 0.5}
     other: dict[str, Any] = {"pop_size": 64, "n_eval_episodes": 4, "learning_rate": 0.05}
-    dream = dream_of(agent, task)
+    dream = dream_of(agent, task) if dream is None else dream
     fresh = type(agent)(
-        "MlpPolicy", agent.dream_env(1, task), peek_prob=1.0, world_model="none",
+        "MlpPolicy", SimulatorVecEnv(dream), peek_prob=1.0, world_model="none",
         optimizer=chosen, seed=seed, device=agent.device,
         **{
             **(cma if chosen == "cma" else other),
