@@ -30,6 +30,7 @@ COMMANDS = (
     "list",
     "doctor",
     "demo",
+    "encoder",
 )
 
 
