@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+import gymnasium as gym
+import numpy as np
 import torch as th
 
 from rlzoo.agents.dae_mpc.dynamics import Rollout
 from rlzoo.agents.dae_mpc.normalizer import Normalizer
 from rlzoo.core.mpc_tasks import MpcTask
+from rlzoo.data.transitions import Transitions
 
 Step = Callable[[th.Tensor, th.Tensor], th.Tensor]
 
@@ -52,3 +56,38 @@ def unit_bounds(n_actions: int, dtype: th.dtype = th.float32) -> tuple[th.Tensor
 
 def generator(seed: int = 0) -> th.Generator:
     return th.Generator().manual_seed(seed)
+
+
+def swing_up(observation: np.ndarray) -> float:
+    """Return the torque that pumps energy into a pendulum and holds it when it is up."""
+    cosine, sine, speed = observation
+    angle = math.atan2(sine, cosine)
+    if cosine > 0.8:
+        return -10 * angle - 3 * speed
+    return 0.3 * (15 - (0.5 * speed**2 + 15 * cosine)) * speed
+
+
+def pendulum_episodes(n_episodes: int, seed: int = 0) -> Transitions:
+    """Return episodes of 200 steps, every second one at random, the others a noisy swing-up."""
+    env, rng = gym.make("Pendulum-v1"), np.random.default_rng(seed)
+    rows = []
+    for episode in range(n_episodes):
+        observation, _ = env.reset(seed=seed + episode)
+        for _ in range(200):
+            noise = rng.uniform(-2, 2)
+            torque = noise if episode % 2 else swing_up(observation) + 0.5 * noise
+            action = np.array([np.clip(torque, -2, 2)], np.float32)
+            following, reward, *_ = env.step(action)
+            rows.append((observation, action, reward, following))
+            observation = following
+    observations, actions, rewards, following_ones = (np.array(x) for x in zip(*rows, strict=True))
+    n = len(rows)
+    cut = np.zeros(n, np.bool_)
+    cut[199::200] = True
+    return Transitions(
+        observations=observations.astype(np.float32), actions=actions,
+        rewards=rewards.astype(np.float32), terminations=np.zeros(n, np.bool_), truncations=cut,
+        next_observations=following_ones.astype(np.float32),
+        episode_starts=np.arange(0, n + 1, 200),
+        observation_space=env.observation_space, action_space=env.action_space,
+    )  # fmt: skip

@@ -375,3 +375,34 @@ def test_best_of() -> None:
     found = best_of(lambda p: p.sum((0, -1)), plans)
     totals = plans.sum((0, -1))
     th.testing.assert_close(found.sum((0, -1)), totals.amax(1))
+
+
+# -------------------------------------------------------------------------- speed
+
+
+@pytest.mark.parametrize("rows", [1, 511, 1300])
+def test_denoiser_a_piece_at_a_time_is_the_same(rows: int) -> None:
+    th.manual_seed(0)
+    denoiser, windows = Denoiser(6, (16, 16)), th.randn(rows, 2, 6)
+    expected = denoiser(windows).detach()
+    with th.no_grad():
+        found = denoiser(windows)
+    th.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_bfloat16_is_close(members: int) -> None:
+    exact, rough = make_model(members), make_model(members, bf16=True)
+    start = th.randn(2, 3, generator=generator())
+    plans = th.rand(5, 2, 40, 2, generator=generator()) * 2 - 1
+    a, b = (model.rollout(start, plans).states for model in (exact, rough))
+    assert not th.equal(a, b)
+    assert (a - b).norm() < 0.01 * a.norm()
+    slow = rough.rollout(start, plans.requires_grad_()).states
+    th.testing.assert_close(slow, a, rtol=1e-5, atol=1e-5)  # gradients are never rough
+    fine, coarse = Denoiser(6, (64, 64)), Denoiser(6, (64, 64), bf16=True)
+    coarse.load_state_dict(fine.state_dict())
+    windows = th.randn(300, 6)
+    with th.no_grad():
+        errors = [(net(windows) - windows).square().sum(-1) for net in (fine, coarse)]
+    assert 0 < (errors[0] - errors[1]).norm() < 0.01 * errors[0].norm()

@@ -13,13 +13,14 @@ from rlzoo.agents.dae_mpc.denoiser import plan_windows
 from rlzoo.agents.dae_mpc.fitting import error_quantile, prediction_error, window_errors
 from rlzoo.agents.dae_mpc.memory import Stored, from_buffer, from_dataset
 from rlzoo.core.dataset_buffer import TransitionsLike
-from rlzoo.errors import RefusedError
+from rlzoo.errors import FailedError, RefusedError
 
 if TYPE_CHECKING:
     from rlzoo.agents.dae_mpc.dae_mpc import DAEMPC
 
 FIRST_ALPHA, GROWTH, TRIALS = 1e-3, 2.0, 24
 N_STATES = 64  # held-out states that plans are made from
+N_STRETCHES = 20
 QUANTILE = 0.95
 
 
@@ -51,8 +52,8 @@ def fit_offline(
     """Fit an agent; see ``DAEMPC.fit_offline``."""
     policy = agent.policy
     data = _read(agent, dataset)
-    n_held = min(int(held_out * len(data)), len(data) - 1)
-    learned, held = data.rows(slice(len(data) - n_held)), data.rows(slice(len(data) - n_held, None))
+    kept = _held_out(len(data), held_out)
+    learned, held = data.where(~kept), data.where(kept)
     held = held if len(held) else learned
     policy.set_training_mode(True)
     prepared = agent._prepare(learned, measure=True)
@@ -79,6 +80,15 @@ def fit_offline(
 
 def _advance(bar: Any, step: int) -> None:
     bar.update(step - bar.n)
+
+
+def _held_out(n: int, share: float) -> th.Tensor:
+    """Return which rows are not learned from, booleans ``[n]``: the ends of equal stretches.
+
+    Stretches, since windows need rows that follow each other; many, since data sets are sorted.
+    """
+    length = -(-n // N_STRETCHES)
+    return th.arange(n) % length >= length - int(share * length)
 
 
 def _read(agent: DAEMPC, dataset: TransitionsLike | ReplayBuffer) -> Stored:
@@ -126,6 +136,10 @@ def choose_alpha(agent: DAEMPC, held: Stored) -> tuple[tuple[float, float], ...]
 
     Returns:
         ``(alpha, median error)`` of every trial; the last is the one that was taken.
+
+    Raises:
+        RefusedError: If there is no denoiser.
+        FailedError: If no alpha is enough.
     """
     policy = agent.policy
     if policy.denoiser is None:
@@ -140,6 +154,10 @@ def choose_alpha(agent: DAEMPC, held: Stored) -> tuple[tuple[float, float], ...]
         median = float(plan_errors(agent, start).median())
         trials.append((alpha, median))
         if median < limit:
-            break
+            return tuple(trials)
         alpha *= GROWTH
-    return tuple(trials)
+    raise FailedError(
+        f"Plans stay unfamiliar whatever alpha is, up to {agent.alpha:g}.",
+        f"Median error of their windows {trials[-1][1]:.3g}, limit {limit:.3g}.",
+        "Plan with a shorter horizon, or choose alpha yourself.",
+    )

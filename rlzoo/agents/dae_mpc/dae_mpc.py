@@ -112,6 +112,8 @@ class DAEMPC(MpcAlgorithm):
         task: Name of what is known of the environment; None: its id.
         action_noise: Added to actions that are taken while training. [paper] none; noise raised
             the plateau of HalfCheetah.
+        bf16: Plan with the inner layers of the networks in bf16, where no gradient is needed.
+            [ours] False.
         capture: On CUDA, plan with CEM in one graph.
         policy_kwargs: ``net_arch`` and ``dae_arch``; see ``MpcPolicy``.
         stats_window_size: As in SB3.
@@ -174,6 +176,7 @@ class DAEMPC(MpcAlgorithm):
         reward: Literal["auto", "known", "learned"] = "auto",
         task: str | None = None,
         action_noise: ActionNoise | None = None,
+        bf16: bool = False,
         capture: bool | Literal["auto"] = "auto",
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: Annotated[int, AT_LEAST_ONE] = 100,
@@ -208,7 +211,8 @@ class DAEMPC(MpcAlgorithm):
         self.max_grad_steps, self.model_interval = max_grad_steps, model_interval
         self.n_random_episodes, self.reset_nets = n_random_episodes, reset_nets
         self.weight_decay, self.normalize_targets = list(weight_decay), normalize_targets
-        self.reward, self.task, self.capture = reward, task, capture
+        self.reward, self.task = reward, task
+        self.bf16, self.capture = bf16, capture
         # What was there at the last fit: steps of each environment, and episodes.
         self._n_steps_seen = self._fitted_steps = self._fitted_episodes = 0
         if _init_setup_model:
@@ -224,7 +228,7 @@ class DAEMPC(MpcAlgorithm):
             self.alpha, self.gamma, self.dae, self.window,
             Penalty(self.dae_stop_gradient, self.dae_target), self.dae_hinge, self.dae_residual,
             self.n_ensemble, self.propagation, self.n_particles, self.normalize_targets,
-            self.capture,
+            self.bf16, self.capture,
         )  # fmt: skip
 
     def set_alpha(self, alpha: float) -> None:
@@ -322,8 +326,8 @@ class DAEMPC(MpcAlgorithm):
             gradient_steps: Gradient steps of model and denoiser.
             alpha: Weight of the penalty from now on; ``"rule"`` chooses it without an environment,
                 see ``batch.choose_alpha``; None: as it is.
-            held_out: Share of the data, its last part, that is not learned from: for ``"rule"``,
-                and for the error in the log.
+            held_out: Share of the data that is not learned from: for ``"rule"``, and for the
+                errors in ``offline_fit``.
             progress_bar: Show one.
 
         Returns:

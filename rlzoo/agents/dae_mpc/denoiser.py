@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch as th
 from torch import nn
 
-from rlzoo.agents.dae_mpc.networks import SiluMLP
+from rlzoo.agents.dae_mpc.networks import Layers, SiluMLP, evaluate, in_bfloat16
 
 
 class Denoiser(nn.Module):
@@ -23,17 +23,28 @@ class Denoiser(nn.Module):
         width: Of a window, ``w d``.
         hidden: Widths of the hidden layers.
         residual: Give ``x + net(x)`` instead of ``net(x)``.
+        bf16: Inner layers in bf16, where no gradient is asked for.
     """
 
-    def __init__(self, width: int, hidden: Sequence[int], residual: bool = False) -> None:
+    def __init__(
+        self, width: int, hidden: Sequence[int], residual: bool = False, bf16: bool = False
+    ) -> None:
         super().__init__()
         self.net = SiluMLP(width, hidden, width)
-        self.residual = residual
+        self.residual, self.bf16 = residual, bf16
 
     def forward(self, windows: th.Tensor) -> th.Tensor:
         """Return the clean windows that were most likely, ``[..., width]``."""
-        found: th.Tensor = self.net(windows)
+        found: th.Tensor
+        if th.is_grad_enabled():
+            found = self.net(windows)
+        else:
+            found = evaluate(windows.flatten(0, -2), self._layers()).view(windows.shape)
         return windows + found if self.residual else found
+
+    def _layers(self) -> Layers:
+        layers = [(layer.bias, layer.weight.T) for layer in self.net.linear]
+        return in_bfloat16(layers) if self.bf16 else layers
 
     def loss(self, windows: th.Tensor, noise: th.Tensor) -> th.Tensor:
         """Return ``||g(x + noise) - x||^2``, mean over rows and dimensions."""

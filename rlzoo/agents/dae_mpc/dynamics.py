@@ -9,7 +9,13 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from rlzoo.agents.dae_mpc.networks import ProbabilisticMLP
+from rlzoo.agents.dae_mpc.networks import (
+    Layers,
+    ProbabilisticMLP,
+    forward_in_place,
+    in_bfloat16,
+    make_blocks,
+)
 from rlzoo.agents.dae_mpc.normalizer import Normalizer
 from rlzoo.core.mpc_tasks import MpcTask
 
@@ -54,6 +60,7 @@ class DynamicsModel(nn.Module):
         propagation: ``"mean"``: the mean prediction (of all members); ``"tsinf"``: every particle
             keeps one member and draws from its distribution [PETS].
         n_particles: Particles per plan of ``"tsinf"``, a multiple of the members.
+        bf16: Inner layers of mean predictions in bf16, where no gradient is asked for.
     """
 
     def __init__(
@@ -65,10 +72,12 @@ class DynamicsModel(nn.Module):
         normalize_targets: bool = True,
         propagation: Propagation = "mean",
         n_particles: int = 1,
+        bf16: bool = False,
     ) -> None:
         super().__init__()
         self.task, self.learned_reward = task, learned_reward
         self.normalize_targets, self.propagation = normalize_targets, propagation
+        self.bf16 = bf16
         self.n_particles = n_particles if propagation == "tsinf" else 1
         self.n_features, self.n_observations = task.n_features, task.n_observations
         width = self.n_features + task.n_actions
@@ -155,21 +164,22 @@ class DynamicsModel(nn.Module):
     def _roll_in_place(self, first: th.Tensor, actions: th.Tensor) -> Rollout:
         """As :meth:`_roll` for mean predictions, into blocks that are allocated once."""
         horizon, rows, _ = actions.shape
-        n, n_obs, layers = self.n_features, self.n_observations, self._mean_layers()
+        n, n_obs, members = self.n_features, self.n_observations, self.network.n_members
+        layers = self._mean_layers()
+        layers = in_bfloat16(layers) if self.bf16 else layers
+        blocks = make_blocks(layers, rows, (members,) if members > 1 else ())
         mean, scale = self.inputs.mean[:n], self.inputs.scale[:n]
         states = first.new_empty((horizon + 1, rows, n_obs))
         pairs = first.new_empty((horizon, rows, n + actions.shape[-1]))
         rewards = first.new_empty((horizon, rows)) if self.learned_reward else None
         states[0], pairs[..., n:] = first, actions
-        members = self.network.n_members
-        widths = [weight.shape[-1] for _, weight in layers]
-        blocks = [first.new_empty((members, rows, width)) for width in widths]
-        if members == 1:
-            blocks = [block[0] for block in blocks]
         for t in range(horizon):
             now, pair = states[t], pairs[t]
             th.sub(self.task.look(now), mean, out=pair[:, :n]).div_(scale)
-            found = _forward_in_place(pair, layers, blocks, members)
+            if members == 1:
+                found = forward_in_place(pair, layers, blocks)
+            else:
+                found = forward_in_place(pair.expand(members, -1, -1), layers, blocks).mean(0)
             if self.task.value_dims:
                 th.addcmul(found[:, :n_obs], now, self.keep, out=states[t + 1])
             else:
@@ -179,7 +189,7 @@ class DynamicsModel(nn.Module):
         return Rollout(states, pairs, rewards)
 
     @th.no_grad()
-    def _mean_layers(self) -> list[tuple[th.Tensor, th.Tensor]]:
+    def _mean_layers(self) -> Layers:
         """Return bias and weight by layer; the last gives the mean alone, in raw units."""
         layers = [(layer.bias.detach(), layer.weight.detach()) for layer in self.network.stacked]
         bias, weight = layers[-1]
@@ -210,11 +220,8 @@ class DynamicsModel(nn.Module):
         return sample
 
 
-Layers = Sequence[tuple[th.Tensor, th.Tensor]]
-
-
 def _forward(pair: th.Tensor, layers: Layers, members: int) -> th.Tensor:
-    """Return the mean of all members, ``[R, d]`` to ``[R, D]``."""
+    """Return the mean of all members, ``[R, d]`` to ``[R, D]``; differentiable."""
     if members == 1:
         for bias, weight in layers[:-1]:
             pair = F.silu(th.addmm(bias, pair, weight))
@@ -223,16 +230,3 @@ def _forward(pair: th.Tensor, layers: Layers, members: int) -> th.Tensor:
     for bias, weight in layers[:-1]:
         pair = F.silu(th.baddbmm(bias, pair, weight))
     return th.baddbmm(layers[-1][0], pair, layers[-1][1]).mean(0)
-
-
-def _forward_in_place(
-    pair: th.Tensor, layers: Layers, blocks: Sequence[th.Tensor], members: int
-) -> th.Tensor:
-    """As :func:`_forward` into the given blocks. No gradient."""
-    product = th.addmm if members == 1 else th.baddbmm
-    x = pair if members == 1 else pair.expand(members, *pair.shape)
-    for (bias, weight), block in zip(layers[:-1], blocks[:-1], strict=True):
-        x = F.silu(product(bias, x, weight, out=block), inplace=True)
-    bias, weight = layers[-1]
-    found: th.Tensor = product(bias, x, weight, out=blocks[-1])
-    return found if members == 1 else found.mean(0)

@@ -40,8 +40,8 @@ class Stored:
         """
         return (self.next_observations[:-1] == self.observations[1:]).all(-1)
 
-    def rows(self, rows: slice) -> Stored:
-        """Return some of them."""
+    def where(self, rows: slice | th.Tensor) -> Stored:
+        """Return some of them: a slice, or booleans ``[n]``."""
         return Stored(
             self.observations[rows], self.actions[rows], self.rewards[rows],
             self.next_observations[rows],
@@ -61,7 +61,7 @@ def from_buffer(buffer: ReplayBuffer, newest: int | None = None) -> Stored:
             found["observations"], found["actions"], found["rewards"].flatten(),
             found["next_observations"],
         )  # fmt: skip
-        return stored if newest is None else stored.rows(slice(len(stored) - newest, None))
+        return stored if newest is None else stored.where(slice(len(stored) - newest, None))
     size = buffer.size()
     n = size if newest is None else min(newest, size)
     rows = (buffer.pos - n + np.arange(n)) % buffer.buffer_size

@@ -52,6 +52,7 @@ class PlanSpec:
     propagation: Propagation = "mean"
     n_particles: int = 1
     normalize_targets: bool = True
+    bf16: bool = False
     capture: bool | str = False
 
     def find_task(self, n_observations: int, n_actions: int) -> MpcTask:
@@ -108,7 +109,7 @@ class MpcPolicy(BasePolicy):
         self.task = spec.find_task(get_flattened_obs_dim(observation_space), self.n_actions)
         self.dynamics = DynamicsModel(
             self.task, spec.n_ensemble, self.net_arch, spec.learned_reward,
-            spec.normalize_targets, spec.propagation, spec.n_particles,
+            spec.normalize_targets, spec.propagation, spec.n_particles, spec.bf16,
         )  # fmt: skip
         self._register_columns()
         self.denoiser = self._make_denoiser() if spec.dae else None
@@ -140,7 +141,8 @@ class MpcPolicy(BasePolicy):
         if self.columns is not None:
             seen = len(self.columns)
         arch = self.net_arch if self.dae_arch is None else self.dae_arch
-        return Denoiser(self.spec.window * seen, arch, self.spec.dae_residual)
+        spec = self.spec
+        return Denoiser(spec.window * seen, arch, spec.dae_residual, spec.bf16)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
