@@ -21,6 +21,9 @@ from rlzoo.errors import RefusedError
 
 FileLike = str | Path | io.BufferedIOBase
 
+# Stored actions stay within +- this, so that `atanh` of an action at its bound is finite.
+ACTION_LIMIT = 1 - 1e-6
+
 
 class TransitionsLike(Protocol):
     """What an offline agent needs of a data set (``rlzoo.data.Transitions`` has it)."""
@@ -73,11 +76,11 @@ class _Arrays(NamedTuple):
 def scale_actions(actions: NDArray[Any], space: spaces.Box) -> NDArray[np.float32]:
     """Map actions from the bounds of ``space`` to [-1, 1], as SB3's off-policy agents store them.
 
-    Values are clipped to +-(1 - 1e-6) so that ``atanh`` of an action at its bound stays finite.
+    Values are clipped to +- ``ACTION_LIMIT``.
     """
     low, high = space.low, space.high
     scaled = 2.0 * ((actions - low) / (high - low)) - 1.0
-    return np.clip(scaled, -(1 - 1e-6), 1 - 1e-6).astype(np.float32)
+    return np.clip(scaled, -ACTION_LIMIT, ACTION_LIMIT).astype(np.float32)
 
 
 def _read_arrays(path: FileLike) -> dict[str, NDArray[Any]]:

@@ -5,18 +5,21 @@ What differs from an online agent:
 * ``total_timesteps`` of :meth:`OfflineAlgorithm.learn` and ``num_timesteps`` count **gradient
   steps**, so callbacks, schedules, the progress bar and TensorBoard's x-axis work unchanged;
 * an environment is optional: a :class:`SpacesOnlyVecEnv` stands in when data are given without one.
+
+:meth:`OfflineAlgorithm.learn_online` goes on by interaction, as any off-policy agent of SB3.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -27,6 +30,7 @@ from rlzoo.core.arguments import check_arguments
 from rlzoo.core.dataset_buffer import DatasetBuffer, FileLike, TransitionsLike
 from rlzoo.core.device import resolve_device
 from rlzoo.core.finite import check_finite
+from rlzoo.core.online_buffer import OnlineBuffer
 from rlzoo.core.safe_zip import SafeSaveMixin
 from rlzoo.core.seeding import check_seed
 from rlzoo.core.spaces import same_values
@@ -98,6 +102,11 @@ class OfflineAlgorithm(SafeSaveMixin, OffPolicyAlgorithm):
     dataset_id: str | None
     dataset_fingerprint: str | None
 
+    SB3_ARGUMENTS: ClassVar[dict[str, Any]] = {
+        "support_multi_env": True, "sde_support": False, "supported_action_spaces": (spaces.Box,),
+    }  # fmt: skip
+    """What the next constructor takes beside the user's arguments."""
+
     def __init__(
         self,
         policy: str | type[BasePolicy],
@@ -118,8 +127,8 @@ class OfflineAlgorithm(SafeSaveMixin, OffPolicyAlgorithm):
         self._pending_data = data
         try:
             super().__init__(
-                policy, cast(Any, env), learning_rate, support_multi_env=True, sde_support=False,
-                supported_action_spaces=(spaces.Box,), **kwargs,
+                policy, cast(Any, env), learning_rate, learning_starts=0, **self.SB3_ARGUMENTS,
+                **kwargs,
             )  # fmt: skip
         except AssertionError as error:  # SB3's checks of the action space
             raise RefusedError(f"{type(self).__name__}: {error}.") from error
@@ -133,15 +142,19 @@ class OfflineAlgorithm(SafeSaveMixin, OffPolicyAlgorithm):
                 "It takes its observation and action space from one of them.",
                 "Pass dataset=… (enough for training), or env=…",
             )
+        self._build()
+        data, self._pending_data = getattr(self, "_pending_data", None), None
+        if data is not None:
+            self._install(data)
+
+    def _build(self) -> None:
+        """Make schedules and networks."""
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.policy = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self._policy_arguments()
         ).to(self.device)
         self._convert_train_freq()
-        data, self._pending_data = getattr(self, "_pending_data", None), None
-        if data is not None:
-            self._install(data)
 
     def _policy_arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of the policy."""
@@ -256,6 +269,70 @@ class OfflineAlgorithm(SafeSaveMixin, OffPolicyAlgorithm):
                 return False
         self.check_finite()
         return True
+
+    def learn_online(
+        self,
+        total_timesteps: int,
+        env: GymEnv | None = None,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+        buffer_size: int = 1_000_000,
+        action_noise: ActionNoise | None = None,
+    ) -> Self:
+        """Go on by interaction: SB3's off-policy loop, one update per step, the data kept.
+
+        Weights, optimisers, multipliers and the number of updates stay as :meth:`learn` left them.
+        Transitions are added behind the data (:class:`~rlzoo.core.online_buffer.OnlineBuffer`) and
+        batches are drawn from both; ``save_replay_buffer`` writes both.
+
+        Args:
+            total_timesteps: Steps in the environment.
+            env: Environment; None keeps the one that the agent has.
+            callback: As in SB3.
+            log_interval: Episodes between two log lines.
+            tb_log_name: Name of the run in TensorBoard; ``<class>_online`` by default.
+            reset_num_timesteps: Count steps from 0, in a log folder of its own.
+            progress_bar: Show SB3's progress bar.
+            buffer_size: Transitions of the interaction that are kept. A later call goes on with
+                what it finds.
+            action_noise: Exploration noise, which a deterministic policy (TD3) needs.
+
+        Returns:
+            The agent itself.
+
+        Raises:
+            RefusedError: If there are no data or no environment to step, or a number is negative.
+            NonFiniteError: If a loss is not finite.
+        """
+        if total_timesteps < 0 or buffer_size < 1:
+            raise RefusedError(
+                f"total_timesteps={total_timesteps}, buffer_size={buffer_size}: out of range.",
+                "Allowed: [0, inf) and [1, inf).",
+            )
+        self._require_data()
+        if env is not None:
+            self.set_env(env)
+        if self.env is None or isinstance(self.env.unwrapped, SpacesOnlyVecEnv):
+            raise RefusedError(
+                f"{type(self).__name__} has data but no environment to interact with.",
+                todo="Pass env=… to learn_online(), or call set_env(env).",
+            )
+        if not isinstance(self.replay_buffer, OnlineBuffer):
+            self.replay_buffer = OnlineBuffer(cast(DatasetBuffer, self.replay_buffer), buffer_size)
+            self._on_new_data()
+        self.action_noise = action_noise
+        return super().learn(
+            total_timesteps, callback, log_interval,
+            tb_log_name or f"{type(self).__name__}_online", reset_num_timesteps, progress_bar,
+        )  # fmt: skip
+
+    def _on_step(self) -> None:
+        """Look at the losses now and then while interacting."""
+        if self._n_updates % FINITE_CHECK_EVERY == 0:
+            self.check_finite()
 
     def _require_data(self) -> None:
         if not isinstance(self.replay_buffer, DatasetBuffer):

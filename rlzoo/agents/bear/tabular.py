@@ -150,8 +150,8 @@ def discounted_states(mdp: MDP, policy: Table) -> Table:
 
 def reachable(mdp: MDP, mask: Mask) -> Mask:
     """Return the states that some policy of the set visits from the start, ``[S]``."""
-    found: Mask = mdp.start > 0
-    edges: Mask = ((mdp.transitions > 0) & mask[..., None]).any(axis=1)
+    found: Mask = np.asarray(mdp.start > 0)
+    edges = np.asarray(((mdp.transitions > 0) & mask[..., None]).any(axis=1))
     for _ in range(len(found)):  # one more state, at least, in every round but the last
         found[edges[found].any(axis=0)] = True
     return found
