@@ -1,6 +1,6 @@
 """One ``make_vec`` for every family of environments."""
 
-from rlzoo.envs import foraging, goals, grid, multiroom, swingup
+from rlzoo.envs import foraging, goals, grid, multiroom, pets, swingup
 from rlzoo.envs.checks import check_action_space, check_api, check_env_id, policy_for
 from rlzoo.envs.make import make_env, make_vec
 from rlzoo.envs.training import EnvFailedError, TrainingVecEnv
@@ -20,4 +20,5 @@ foraging.register()
 goals.register()
 grid.register()
 multiroom.register()
+pets.register()
 swingup.register()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlzoo.core.mpc_tasks import pets
 from rlzoo.core.mpc_tasks.base import MpcTask
 from rlzoo.core.mpc_tasks.pendulum import PENDULUM
 from rlzoo.errors import RefusedError, did_you_mean
@@ -48,5 +49,5 @@ def get_task(name: str) -> MpcTask:
     return found
 
 
-for _task in (PENDULUM,):
+for _task in (PENDULUM, *pets.TASKS):
     register_task(_task)
