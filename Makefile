@@ -8,7 +8,8 @@ EXTRAS_TESTS := tests/unit/test_benchmark_ray.py tests/unit/test_tune.py tests/u
 	tests/unit/test_procgen.py tests/unit/test_qt.py tests/unit/test_multiroom.py \
 	tests/unit/test_multiroom_levels.py tests/unit/test_coinrun_suite.py tests/unit/test_eval_splits.py \
 	tests/unit/test_goal_envs_fetch.py tests/unit/test_goal_experts_fetch.py \
-	tests/unit/test_obs_dropout_strategies.py \
+	tests/unit/test_obs_dropout_strategies.py tests/unit/test_obs_dropout_pictures.py \
+	tests/unit/test_car_racing.py tests/unit/test_obs_dropout_carracing.py tests/cli/test_encoder.py \
 	tests/cli/test_record.py tests/faults/test_video_faults.py
 PYTEST := $(BIN)/python -m pytest
 
@@ -37,11 +38,11 @@ test: install  ## Run the tests that CI runs.
 test-learning: install  ## Run the learning checks that take minutes to an hour.
 	$(PYTEST) -m learning -s
 
-test-extras: install  ## Run the tests of Ray, Optuna, videos, Atari, Procgen, MiniGrid, Fetch (installs them).
+test-extras: install  ## Run the tests of Ray, Optuna, videos, Atari, Procgen, MiniGrid, Fetch, CarRacing.
 	python3 -c 'import ctypes; ctypes.CDLL("libGL.so.1"); ctypes.CDLL("libglib-2.0.so.0")' 2>/dev/null \
 		|| apt-get install -y --no-install-recommends libgl1 libglib2.0-0
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-		--editable '.[dev,ray,tune,video,atari,coinrun,minigrid,goals,cma]'
+		--editable '.[dev,ray,tune,video,atari,coinrun,minigrid,goals,cma,carracing]'
 	$(PYTEST) $(EXTRAS_TESTS) -n 2 --dist worksteal
 
 test-browser: install  ## Read the leaderboard in headless Chromium; keeps screenshots.

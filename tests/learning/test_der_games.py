@@ -17,7 +17,7 @@ from stable_baselines3.common.monitor import Monitor
 from rlzoo.agents.der import DER
 from rlzoo.envs import make_env
 
-pytestmark = pytest.mark.learning
+pytestmark = [pytest.mark.learning, pytest.mark.timeout(3600)]
 
 
 def make_catch(image: bool = False) -> Monitor:
