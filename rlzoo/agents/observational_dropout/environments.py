@@ -138,8 +138,9 @@ def _round(
     act, predict = plan.networks.bind(plan.candidates[th.from_numpy(who).to(device)])
     drawing = [np.random.default_rng(seed) for seed in _seeds(plan, players, n, "peeks")]
     acting = [np.random.default_rng(seed) for seed in _seeds(plan, players, n, "actions")]
-    peek, prediction = np.ones(n, bool), th.zeros(n, 1, 0)
+    peek, prediction = np.ones(n, bool), plan.candidates.new_zeros(n, 1, 0)
     step, discount = 0, 1.0
+    told = idle = plan.networks.idle(prediction)
     while alive.any() and step != plan.n_steps:
         seen = th.as_tensor(observations, device=device).float().reshape(n, 1, -1)
         x = seen
@@ -153,7 +154,7 @@ def _round(
             if plan.networks.discrete:
                 luck = th.tensor([[rng.random()] for rng in acting], device=device)
                 action = choose(action, luck)
-            prediction = predict(x, action)
+            prediction = predict(x, action if told is None else told)
         tally.looks += int((peek & alive).sum())
         observations, rewards, dones, infos = env.step(_scaled(env, action))  # type: ignore[assignment]
         tally.returns[who[alive], episode[alive]] += discount * rewards[alive]
@@ -172,6 +173,9 @@ def _round(
             alive = going
         else:
             peek |= dones  # the next episode begins within the turn of the candidate
+        if idle is not None:
+            begun = th.from_numpy(dones).to(device)[:, None, None]
+            told = th.where(begun, idle, action)
         step, discount = step + 1, discount * plan.gamma
     return observations
 

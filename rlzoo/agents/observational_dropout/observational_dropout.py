@@ -27,14 +27,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import safe_mean
 
 from rlzoo.agents.observational_dropout import deployment
-from rlzoo.agents.observational_dropout.environments import Plan, play_in_env, simulator_of
+from rlzoo.agents.observational_dropout.environments import Plan, play_in_env
+from rlzoo.agents.observational_dropout.peeking import PeekingAlgorithm
 from rlzoo.agents.observational_dropout.policies import ObsDropoutPolicy
 from rlzoo.agents.observational_dropout.population import Scores, play
 from rlzoo.agents.observational_dropout.presets import PRESETS
@@ -45,6 +45,7 @@ from rlzoo.agents.observational_dropout.strategies import (
     Strategy,
     make_strategy,
 )
+from rlzoo.agents.observational_dropout.world_models import WorldModelName
 from rlzoo.core.arguments import (
     AT_LEAST_ONE,
     NON_NEGATIVE,
@@ -52,18 +53,16 @@ from rlzoo.core.arguments import (
     UNIT,
     Range,
     check_arguments,
-    check_range,
 )
 from rlzoo.core.device import resolve_device
 from rlzoo.core.finite import check_finite
 from rlzoo.core.safe_zip import SafeSaveMixin
 from rlzoo.core.seeding import check_seed, stream
 from rlzoo.core.simulator import Simulator
-from rlzoo.core.simulator_vec import SimulatorVecEnv
 from rlzoo.errors import RefusedError
 
 
-class ObservationalDropout(SafeSaveMixin, BaseAlgorithm):
+class ObservationalDropout(SafeSaveMixin, PeekingAlgorithm):
     """Evolves a policy together with the world model that it acts on when it may not look.
 
     ``[code]`` marks values of the official cart-pole code, ``[ours]`` our own. The policy is the
@@ -93,7 +92,10 @@ class ObservationalDropout(SafeSaveMixin, BaseAlgorithm):
         n_steps: Steps per candidate and episode, after which the environment goes on with the next
             candidate, for tasks without an end; None for whole episodes [code].
         world_model: Kind of world model; ``"auto"`` takes ``"cartpole"`` for the swing-up,
-            ``"residual"`` elsewhere; ``"carracing"`` is for latents, ``"none"`` for no model.
+            ``"grid_conv"`` for apples and fires, ``"residual"`` elsewhere; ``"carracing"`` is for
+            latents, ``"none"`` for no model.
+        lagged_action: Tell the world model the action of the step before, as the code of the grid
+            does by mistake, for comparisons with it. [paper] False.
         zero_policy: Begin with zeros [code], or with random weights.
         backend: ``"simulator"``: all episodes in one tensor program, for tasks that have one
             (:mod:`rlzoo.core.simulator`); ``"env"``: steps of the environment; ``"auto"``: the
@@ -136,7 +138,8 @@ class ObservationalDropout(SafeSaveMixin, BaseAlgorithm):
         weight_decay: Annotated[float, NON_NEGATIVE] = 0.005,
         gamma: Annotated[float, UNIT] = 1.0,
         n_steps: Annotated[int, AT_LEAST_ONE] | None = None,
-        world_model: Literal["auto", "cartpole", "residual", "carracing", "none"] = "auto",
+        world_model: WorldModelName = "auto",
+        lagged_action: bool = False,
         zero_policy: bool = True,
         backend: Literal["auto", "simulator", "env"] = "auto",
         policy_kwargs: dict[str, Any] | None = None,
@@ -163,7 +166,7 @@ class ObservationalDropout(SafeSaveMixin, BaseAlgorithm):
         self.sigma_init, self.sigma_decay, self.sigma_limit = sigma_init, sigma_decay, sigma_limit
         self.sigma_lr, self.sigma_max_change = sigma_lr, sigma_max_change
         self.gamma, self.n_steps, self.world_model = gamma, n_steps, world_model
-        self.zero_policy, self.backend = zero_policy, backend
+        self.zero_policy, self.backend, self.lagged_action = zero_policy, backend, lagged_action
         self.best_score: float | None = None
         self.rollout_buffer = None  # evolution keeps no transitions
         # What a generation draws follows from these two alone.
@@ -195,7 +198,7 @@ class ObservationalDropout(SafeSaveMixin, BaseAlgorithm):
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space, self.action_space, self.lr_schedule,
             world_model=self._model_kind, peek_prob=self.peek_prob, zero_policy=self.zero_policy,
-            **self.policy_kwargs,
+            lagged_action=self.lagged_action, **self.policy_kwargs,
         ).to(self.device)  # fmt: skip
         self.policy.seed_peeks(stream(self._base_seed, "peeks"))
         mean = self.policy.vector
@@ -222,15 +225,6 @@ class ObservationalDropout(SafeSaveMixin, BaseAlgorithm):
             if hasattr(self, "policy"):
                 self.policy.seed_peeks(stream(seed, "peeks"))
 
-    def set_peek_prob(self, peek_prob: float) -> None:
-        """Change how often the true observation is seen, from now on.
-
-        Raises:
-            RefusedError: If it is not a probability.
-        """
-        check_range("peek_prob", peek_prob, UNIT, type(self).__name__)
-        self.peek_prob = self.policy.peek_prob = peek_prob
-
     def _simulator(self) -> Simulator | None:
         """Return the tensor program of the environment, if it has one that may be used.
 
@@ -238,14 +232,12 @@ class ObservationalDropout(SafeSaveMixin, BaseAlgorithm):
             RefusedError: If one is demanded and there is none.
         """
         found = None
-        if self.env is not None and self.backend != "env" and self.n_steps is None:
-            found = simulator_of(self.env)
-            if self.get_vec_normalize_env() is not None:
-                found = None  # it would be passed by
+        if self.backend != "env" and self.n_steps is None:
+            found = super()._simulator()
         if found is None and self.backend == "simulator" and self.env is not None:
             raise RefusedError(
                 f"{type(self).__name__}: backend='simulator', but the environment has none.",
-                "Allowed for rlzoo/CartPoleSwingUp-v0 and its relatives, without n_steps.",
+                "Allowed for rlzoo/CartPoleSwingUp-v0 and rlzoo/AppleFireGrid-v0, without n_steps.",
                 "Set backend=auto.",
             )
         return found
@@ -405,29 +397,9 @@ class ObservationalDropout(SafeSaveMixin, BaseAlgorithm):
 
     # ------------------------------------------------------------------ dreams
 
-    def dream_env(self, n_envs: int = 1, task: Simulator | None = None) -> SimulatorVecEnv:
-        """Return environments of the learnt world model, with its weights of now (page, 2.6).
-
-        Open loop: there is never a peek. Reward and end are the known ones of the task, of the
-        dreamt observations.
-
-        Args:
-            n_envs: Number of environments.
-            task: Where episodes begin and how they are judged; None: the task of the environment as
-                it is dreamt, which for the swing-up has the easy starts.
-
-        Raises:
-            RefusedError: If the environment has no simulator and no task is given.
-        """
-        return SimulatorVecEnv(deployment.dream_of(self, task), n_envs)
-
     def train_in_dream(self, **options: Any) -> deployment.DreamResult:
         """Train a fresh policy in the dream and deploy it; see ``deployment.train_in_dream``."""
         return deployment.train_in_dream(self, **options)
-
-    def swap_models(self, **options: Any) -> dict[str, th.Tensor]:
-        """Play with the learnt, no and the true model; see ``deployment.swap_models``."""
-        return deployment.swap_models(self, **options)
 
     # --------------------------------------------------------------- SB3 hooks
 
@@ -439,11 +411,3 @@ class ObservationalDropout(SafeSaveMixin, BaseAlgorithm):
         if self.strategy.gives_gradient:
             states.append("policy.optimizer")
         return states, ["search_state", "best_vector"]
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Return the generator of the peeks in ``predict``, for checkpoints."""
-        return {"peeks": self.policy.peeks.bit_generator.state}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_extra_state` returned."""
-        self.policy.peeks.bit_generator.state = state["peeks"]

@@ -37,7 +37,8 @@ class Dense(nn.Module):
 class ObsDropoutPolicy(BasePolicy):
     """World model and policy; acts on what it sees, or on what it believes.
 
-    ``predict`` threads a state ``(prediction [n, O], peek [n])`` from step to step, row by row.
+    ``predict`` threads a state ``(prediction [n, O], peek [n])`` from step to step, row by row;
+    with ``lagged_action`` it has the last action ``[n, A]`` as well.
     Without one, and where ``episode_start`` says so, the true observation is used. The flags of the
     next step come from a generator of the policy's own; ``deterministic`` does not concern them.
     Discrete actions are drawn from a softmax, with torch's generator as in SB3, or are the
@@ -53,6 +54,7 @@ class ObsDropoutPolicy(BasePolicy):
         world_model: Kind of world model, set by the agent.
         peek_prob: Probability of seeing the true observation, set by the agent.
         zero_policy: Begin with zeros, set by the agent.
+        lagged_action: Tell the model the action of the step before, set by the agent.
 
     Raises:
         RefusedError: For other spaces, or a world model that does not fit them.
@@ -68,6 +70,7 @@ class ObsDropoutPolicy(BasePolicy):
         world_model: str = "residual",
         peek_prob: float = 1.0,
         zero_policy: bool = True,
+        lagged_action: bool = False,
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         check_arguments(ObsDropoutPolicy.__init__, arguments, owner=type(self).__name__)
@@ -86,10 +89,11 @@ class ObsDropoutPolicy(BasePolicy):
         self.net_arch = list(net_arch)
         self.model_arch = None if model_arch is None else list(model_arch)
         self.world_model, self.peek_prob, self.zero_policy = world_model, peek_prob, zero_policy
+        self.lagged_action = lagged_action
         self.n_observations = get_flattened_obs_dim(observation_space)
         self.networks = Networks.make(
             world_model, self.n_observations, spaces.flatdim(action_space), self.net_arch,
-            self.model_arch, isinstance(action_space, spaces.Discrete),
+            self.model_arch, isinstance(action_space, spaces.Discrete), lagged_action,
         )  # fmt: skip
         self.model_layers = nn.ModuleList(map(Dense, self.networks.model.shapes))
         self.policy_layers = nn.ModuleList(map(Dense, self.networks.policy_shapes))
@@ -109,6 +113,7 @@ class ObsDropoutPolicy(BasePolicy):
             "world_model": self.world_model,
             "peek_prob": self.peek_prob,
             "zero_policy": self.zero_policy,
+            "lagged_action": self.lagged_action,
         }
 
     # ------------------------------------------------------------------ vector
@@ -185,6 +190,7 @@ class ObsDropoutPolicy(BasePolicy):
         """Return actions in [-1, 1] or one-hot ``[n, A]``, and the next state."""
         n = len(obs)
         act, predict = self.bind()
+        told = idle = self.networks.idle(obs)
         if state is None:
             x = obs
         else:
@@ -193,10 +199,16 @@ class ObsDropoutPolicy(BasePolicy):
                 peek = peek | np.asarray(episode_start, bool)
             believed = th.as_tensor(state[0], dtype=obs.dtype, device=obs.device)
             x = believe(obs, believed, th.from_numpy(peek).to(obs.device))
+            if idle is not None:
+                begun = np.zeros(n, bool) if episode_start is None else episode_start
+                last = th.as_tensor(state[2], dtype=obs.dtype, device=obs.device)
+                told = believe(idle, last, th.as_tensor(begun, dtype=th.bool, device=obs.device))
         action = self._pick(act(x.unsqueeze(0)), deterministic)
-        prediction = predict(x.unsqueeze(0), action).squeeze(0).cpu().numpy()
+        given = action if told is None else told.unsqueeze(0)
+        prediction = predict(x.unsqueeze(0), given).squeeze(0).cpu().numpy()
         peeks = self.peeks.random(n) < self.peek_prob
-        return action.squeeze(0), (prediction, peeks)
+        done = action.squeeze(0)
+        return done, (prediction, peeks, *([] if told is None else [done.cpu().numpy()]))
 
     def _pick(self, output: th.Tensor, deterministic: bool) -> th.Tensor:
         """Return actions in [-1, 1] or one-hot from outputs of the policy, ``[*N, A]``."""

@@ -40,11 +40,13 @@ class Networks:
         model: The world model.
         policy_shapes: Inputs and outputs of the layers of the policy, tanh on all.
         discrete: The policy gives logits instead, without tanh on the last layer.
+        lagged: The model is told the action of the step before.
     """
 
     model: WorldModel
     policy_shapes: tuple[Shape, ...]
     discrete: bool = False
+    lagged: bool = False
 
     @classmethod
     def make(
@@ -55,6 +57,7 @@ class Networks:
         net_arch: Sequence[int],
         model_arch: Sequence[int] | None,
         discrete: bool = False,
+        lagged: bool = False,
     ) -> Networks:
         """Return the networks of a task.
 
@@ -65,14 +68,28 @@ class Networks:
             net_arch: Hidden widths of the policy.
             model_arch: Hidden widths of the model; None for those of its kind.
             discrete: Whether actions are drawn from logits.
+            lagged: Whether the model is told the action of the step before.
         """
         model = WORLD_MODELS[kind](n_observations, n_actions, model_arch)
-        return cls(model, shapes_of(n_observations, net_arch, n_actions), discrete)
+        return cls(model, shapes_of(n_observations, net_arch, n_actions), discrete, lagged)
 
     @property
     def n_parameters(self) -> int:
         """Length of the vector."""
         return size_of(self.model.shapes) + size_of(self.policy_shapes)
+
+    def idle(self, like: th.Tensor) -> th.Tensor | None:
+        """Return what a lagged model is told in a first step: zeros, or action 0; else None.
+
+        Args:
+            like: Of the shape ``[*N, …]``, and of the type of actions.
+        """
+        if not self.lagged:
+            return None
+        action = like.new_zeros((*like.shape[:-1], self.policy_shapes[-1][1]))
+        if self.discrete:
+            action[..., 0] = 1
+        return action
 
     def bind(self, vectors: th.Tensor) -> tuple[Act, Predict]:
         """Return policies and models of candidates, ``[C, P]``, for inputs ``[C, E, ...]``."""
@@ -153,7 +170,7 @@ def play(
     with th.no_grad():
         episodes = run_episodes(
             task, states, peeks, act, predict if model is None else model, task.max_steps, gamma,
-            on_block, luck,
+            on_block, luck, networks.idle(states),
         )  # fmt: skip
     if episodes is None:
         return None

@@ -110,6 +110,7 @@ def run_episodes(
     gamma: float = 1.0,
     on_block: Callable[[Block], bool] | None = None,
     luck: th.Tensor | None = None,
+    idle: th.Tensor | None = None,
 ) -> Episodes | None:
     """Play one episode from every state.
 
@@ -127,6 +128,8 @@ def run_episodes(
         gamma: Discount of the returns.
         on_block: Told about every block of steps; False breaks the episodes off.
         luck: Draws discrete actions, see :func:`choose`; ``[T, *N]``. None: ``act`` gives actions.
+        idle: The model is told the action of the step before, and this one in the first step,
+            ``[*N, A]``; None: that of the step itself.
 
     Returns:
         The episodes, or None if they were broken off.
@@ -145,8 +148,9 @@ def run_episodes(
         action = act(x) if luck is None else choose(act(x), luck[step])  # 3
         if peeks is not None:
             # 5. The model sees the x that the policy used: a peek puts it right, nothing else does.
-            prediction = predict(x, action)
+            prediction = predict(x, action if idle is None else idle)
             seen += peeks[step] & alive  # 4 was drawn beforehand
+        idle = None if idle is None else action
         state, observation, reward, ended = task.step(state, action)  # 6
         going = alive & reward.isfinite()
         if peeks is not None:

@@ -6,6 +6,8 @@ kind                  prediction
 ``cartpole``          two accelerations are learnt, kinematics are given
 ``residual``          x + 0.1 MLP([x, a]), for any vector of observations
 ``carracing``         z + MLP([z, steer, gas, brake]) / 50, for CarRacing from latents
+``grid_fc``           zeros and ones from all cells and the action, for apples and fires
+``grid_conv``         the same for every cell from its neighbours, with shared weights
 ``none``              x stays as it is; nothing is learnt. For policies that always look
 ====================  ==========================================================================
 
@@ -15,15 +17,21 @@ A new kind is a class with ``shapes`` and ``predict``, and a row in :data:`WORLD
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch as th
 
+from rlzoo.agents.observational_dropout.grid_models import GridConvModel, GridModel
 from rlzoo.agents.observational_dropout.stacked import Layer, Shape, mlp, shapes_of
 from rlzoo.core.car_racing import ACTIONS, LATENTS, physical
 from rlzoo.core.simulator import Simulator
 from rlzoo.core.swingup import integrate
 from rlzoo.errors import RefusedError
+
+WorldModelName = Literal[
+    "auto", "cartpole", "residual", "carracing", "grid_fc", "grid_conv", "none"
+]
+"""What agents take; ``"auto"`` follows the task."""
 
 RESIDUAL_SCALE = 0.1
 
@@ -146,6 +154,8 @@ WORLD_MODELS: dict[str, Callable[[int, int, Sequence[int] | None], WorldModel]] 
     "cartpole": CartPoleModel,
     "residual": ResidualModel,
     "carracing": CarRacingModel,
+    "grid_fc": GridModel,
+    "grid_conv": GridConvModel,
     "none": NoModel,
 }
 """Kind -> its class, called with lengths of observation and action and the hidden widths."""
