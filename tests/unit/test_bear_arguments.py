@@ -310,6 +310,17 @@ def test_neurips_preset_has_the_values_of_the_2019_code():
     assert model.policy.n_eval_samples == 10
 
 
+@pytest.mark.parametrize("preset", [p for p in BEAR.PRESETS if p not in ("d4rl", "neurips2019")])
+def test_an_ablation_differs_from_d4rl_in_what_its_name_says(preset):
+    """And the difference is one that training shows."""
+    changes = copy.deepcopy(BEAR.PRESETS[preset])
+    plain, ablation = parameters_of(make_bear().learn(3)), make_bear(**changes).learn(3)
+    assert changed(plain, parameters_of(ablation)) >= {"actor"} or preset == "loose"
+    assert {name: getattr(ablation, name) for name in changes} == changes
+    if preset == "loose":  # the multiplier has a sign of its own
+        assert ablation._epsilon() == 0.2
+
+
 def test_constructing_changes_neither_presets_nor_the_arguments_of_the_user():
     presets = copy.deepcopy(BEAR.PRESETS)
     mine = dict(SMALL)

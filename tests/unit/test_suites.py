@@ -124,7 +124,7 @@ def test_every_cell_fits_its_agent_and_environment(name: str, size: str) -> None
         if cell.dataset is not None:
             assert get_recipe(cell.dataset).env_id == cell.env
             # Otherwise the whole run would be warm-up.
-            assert size == "paper" or config.agent_values()["warmup_steps"] < cell.steps
+            assert size == "paper" or config.agent_values().get("warmup_steps", 0) < cell.steps
 
 
 def test_the_smoke_sizes_are_small() -> None:

@@ -124,6 +124,14 @@ class BEAR(DeviceUpdates):
             "actor_noise_clip": 0.5,
             "policy_kwargs": {"net_arch": [400, 300], "n_eval_samples": 10, "log_std_bounds": None},
         },
+        # What the paper argues with; each differs from `d4rl` in one thing.
+        "kl": {"distance": "kl"},
+        "gaussian-kernel": {"kernel": "gaussian"},
+        "laplacian-10": {"sigma": 10.0},
+        "2-samples": {"n_mmd_samples": 2},
+        "10-samples": {"n_mmd_samples": 10},
+        "loose": {"threshold": 0.2},
+        "no-constraint": {"alpha": 0.0, "warmup_steps": 0},
     }
 
     policy: BEARPolicy
