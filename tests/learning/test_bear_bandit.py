@@ -6,10 +6,10 @@ extrapolates that more is better; in truth actions beyond 0.6 cost 5.
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3 import TD3
 
+from rlzoo.agents.batch import TD3Batch
+from rlzoo.agents.bcq import BCQ
 from rlzoo.agents.bear import BEAR
-from rlzoo.core.offline import SpacesOnlyVecEnv
 from rlzoo.data.transitions import Transitions
 
 STATES = np.random.default_rng(99).normal(size=(1000, 2)).astype(np.float32)
@@ -49,21 +49,19 @@ def train_bear(steps, behavior="cvae", alpha="auto", seed=0):
 
 
 def train_td3(steps):
-    data = make_data(0)
-    env = SpacesOnlyVecEnv(data.observation_space, data.action_space)
-    model = TD3(
-        "MlpPolicy", env, seed=0, device="cpu", buffer_size=len(data), batch_size=128,
+    model = TD3Batch(
+        dataset=make_data(0), seed=0, device="cpu", batch_size=128,
         policy_kwargs={"net_arch": [64, 64]},
     )  # fmt: skip
-    for row in range(len(data)):
-        one = slice(row, row + 1)
-        model.replay_buffer.add(
-            data.observations[one], data.next_observations[one], data.actions[one],
-            data.rewards[one], data.terminations[one], [{}],
-        )  # fmt: skip
-    model._setup_learn(0)
-    model.train(steps, 128)
-    return model
+    return model.learn(steps)
+
+
+def train_bcq(steps, **policy_kwargs):
+    model = BCQ(
+        dataset=make_data(0), seed=0, device="cpu", batch_size=128,
+        policy_kwargs={"net_arch": [64, 64], "vae_arch": [64, 64]} | policy_kwargs,
+    )  # fmt: skip
+    return model.learn(steps)
 
 
 def test_plain_td3_leaves_the_support_of_the_data():
@@ -86,3 +84,14 @@ def test_bear_with_the_cvae_of_the_paper_and_the_fixed_weight_of_its_code():
     share, reward = outcome(train_bear(1500, alpha=100.0))
     assert share < 0.05
     assert reward > -0.05
+
+
+def test_bcq_stays_in_the_support():
+    share, reward = outcome(train_bcq(800))
+    assert share < 0.05
+    assert reward > -0.05
+
+
+def test_bcq_whose_perturbation_has_no_bound_leaves_it():
+    share, _ = outcome(train_bcq(800, phi=1.0))
+    assert share > 0.5
