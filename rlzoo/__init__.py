@@ -20,6 +20,7 @@ _PUBLIC = {
     "GoalEpisodes": "rlzoo.core.goal_episodes",
     "GoalGAIL": "rlzoo.agents.goal_gail",
     "IBACSNI": "rlzoo.agents.ibac_sni",
+    "ObsDropoutPPO": "rlzoo.agents.observational_dropout",
     "ObservationalDropout": "rlzoo.agents.observational_dropout",
     "SACBatch": "rlzoo.agents.batch",
     "TD3Batch": "rlzoo.agents.batch",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from rlzoo.agents.dyna_dqn import DynaDQN as DynaDQN
     from rlzoo.agents.goal_gail import GoalGAIL as GoalGAIL
     from rlzoo.agents.ibac_sni import IBACSNI as IBACSNI
+    from rlzoo.agents.observational_dropout import ObsDropoutPPO as ObsDropoutPPO
     from rlzoo.agents.observational_dropout import ObservationalDropout as ObservationalDropout
     from rlzoo.core.goal_episodes import GoalEpisodes as GoalEpisodes
     from rlzoo.data import Transitions as Transitions

@@ -108,6 +108,12 @@ AGENTS: dict[str, AgentSpec] = {
             pictures="rlzoo.agents.observational_dropout.pictures",
         ),
         AgentSpec(
+            "obs-dropout-ppo", "rlzoo.agents.observational_dropout:ObsDropoutPPO",
+            ("Box", "Discrete"), False, "rlzoo/CartPoleSwingUp-v0",
+            "PPO through the predictions of a world model where it may not look", "1910.13038",
+            pictures="rlzoo.agents.observational_dropout.pictures",
+        ),
+        AgentSpec(
             "sac", "stable_baselines3:SAC", _BOX, False, "Hopper-v4",
             "SB3's soft actor-critic", "1801.01290",
         ),

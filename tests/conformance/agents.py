@@ -192,6 +192,16 @@ ROWS = {
             "policy_kwargs": {"net_arch": [8, 8], "model_arch": [8]},
         },
     ),
+    "obs-dropout-ppo": Row(
+        {
+            "peek_prob": 1.0,
+            "n_steps": 5,
+            "chunk_length": 5,
+            "batch_size": 5,
+            "n_epochs": 2,
+            "policy_kwargs": {"net_arch": [8, 8], "model_arch": [8], "critic_arch": [8]},
+        },
+    ),
     # Not of this zoo: the suite has to pass on an agent that is right by definition.
     "td3": Row(
         {

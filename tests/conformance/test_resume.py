@@ -41,6 +41,7 @@ DYNA = (
     *("model_arch=[8]", "n_models=2", "model_epochs=2"),
 )
 EVOLUTION = (*SMALL, "policy_kwargs.model_arch=[8]", "pop_size=2", "n_eval_episodes=1")
+CHAINS = (*EVOLUTION[:-2], "n_steps=16", "chunk_length=8", "batch_size=16", "n_epochs=2")
 SHORT = "run.env_kwargs={max_episode_steps: 20}"
 ROLLOUTS = ("n_steps=16", "batch_size=16", "run.n_envs=2", "latent_dim=6")
 PLANS = (
@@ -186,6 +187,12 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "rlzoo/CartPoleSwingUpHard-v0",
         (*EVOLUTION, SHORT, "peek_prob=0.2"),
     ),
+    "obs-dropout-ppo": (
+        "obs-dropout-ppo",
+        "rlzoo/CartPoleSwingUpHard-v0",
+        (*CHAINS, "peek_prob=0.2", "run.n_envs=2"),
+    ),
+    "obs-dropout-ppo-discrete": ("obs-dropout-ppo", "CartPole-v1", (*CHAINS, "peek_prob=0.5")),
     "ppo": ("ppo", "CartPole-v1", (*SMALL, "n_steps=16", "batch_size=16", "run.n_envs=2")),
     "ppo-gsde": (
         "ppo",

@@ -121,15 +121,18 @@ class ObsDropoutPolicy(BasePolicy):
     @property
     def vector(self) -> th.Tensor:
         """A copy of all parameters, ``[P]``: the model's layers, then the policy's."""
-        return nn.utils.parameters_to_vector(self.parameters())
+        return nn.utils.parameters_to_vector(self._layers()).detach()
 
     def load_vector(self, vector: th.Tensor) -> None:
         """Set all parameters."""
-        nn.utils.vector_to_parameters(vector.to(self.device, th.float32), self.parameters())
+        nn.utils.vector_to_parameters(vector.to(self.device, th.float32), self._layers())
+
+    def _layers(self) -> list[nn.Parameter]:
+        return [*self.model_layers.parameters(), *self.policy_layers.parameters()]
 
     def bind(self) -> tuple[Act, Predict]:
         """Return policy and world model for inputs ``[1, n, ...]``, with the weights of now."""
-        return self.networks.bind(self.vector.unsqueeze(0))
+        return self.networks.bind(nn.utils.parameters_to_vector(self._layers()).unsqueeze(0))
 
     # ------------------------------------------------------------------ acting
 
