@@ -31,7 +31,8 @@ def test_it_learns_to_forage(broken: bool) -> None:
 
     model = ObservationalDropout(
         "MlpPolicy", make_vec(GRID), seed=0, device="cpu",
-        **{**ObservationalDropout.PRESETS["grid"], "peek_prob": 1.0, "world_model": "none"},
+        pop_size=64, n_eval_episodes=8, sigma_init=0.3, learning_rate=0.03, peek_prob=1.0,
+        world_model="none", policy_kwargs={"net_arch": [10, 32]},
     )  # fmt: skip
     if broken:
         model._simulator = Upside  # type: ignore[method-assign]

@@ -275,7 +275,7 @@ def test_what_a_model_that_ran_away_lost_is_seen_again() -> None:
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
 def test_share_of_peeks_in_training(p: float) -> None:
-    model = make(swing_up(20, 1_000), n_steps=80, peek_prob=p).learn(1, log_interval=None)  # type: ignore[arg-type]
+    model = make(swing_up(20, 1_000), n_steps=80, peek_prob=p).learn(1, log_interval=None)
     later = model.rollout_buffer.peeks[model.rollout_buffer.episode_starts == 0]
     error = 4 * np.sqrt(p * (1 - p) / later.size)
     assert later.mean() == pytest.approx(p, abs=error + 1e-12)

@@ -19,7 +19,7 @@ step  what                                                               where
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch as th
@@ -29,7 +29,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -198,6 +198,26 @@ class ObsDropoutPPO(SafeSaveMixin, PeekingAlgorithm, PPO):
                 self.policy.seed_peeks(stream(seed, "peeks"))
 
     # ---------------------------------------------------------------- training
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1,
+        tb_log_name: str = "ObsDropoutPPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train as SB3 does; an agent without an environment is refused."""
+        if self.env is None:
+            raise RefusedError(
+                f"{type(self).__name__} has no environment to learn in.",
+                todo="Give one: load(path, env=...) or set_env(env).",
+            )
+        return super().learn(
+            total_timesteps, callback, cast(int, log_interval), tb_log_name, reset_num_timesteps,
+            progress_bar,
+        )  # fmt: skip
 
     def collect_rollouts(
         self,

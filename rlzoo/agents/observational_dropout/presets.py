@@ -12,15 +12,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     # Ours: a generation takes a second on a core. Peeks are frequent enough to learn in minutes.
     "cpu": {"pop_size": 64, "n_eval_episodes": 8, "peek_prob": 0.1, "learning_rate": 0.03},
-    # Apples and fires. Ours: the published search has 4 candidates, and standing still beats it.
-    "grid": {
-        "pop_size": 64,
-        "n_eval_episodes": 8,
-        "peek_prob": 0.5,
-        "sigma_init": 0.3,
-        "learning_rate": 0.03,
-        "policy_kwargs": {"net_arch": [10, 32]},
-    },
     # The policy alone: every observation is seen.
     "model-free": {
         "pop_size": 64,
