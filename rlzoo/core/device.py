@@ -39,6 +39,17 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     )
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Return whether a device has instructions for bf16.
+
+    Elsewhere torch emulates them: 64x64 frames through the Nature network took 12 times as long as
+    in fp32 on an AMD EPYC without AVX-512. Of CPUs only x86 with AVX-512 bf16 is known to gain.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
 def keep_large_blocks() -> bool:
     """Tell glibc to keep freed multi-megabyte blocks instead of returning them to the system.
 

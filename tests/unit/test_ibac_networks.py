@@ -164,6 +164,16 @@ def test_bf16_is_close(encoder: str) -> None:
     assert other.norm().item() == pytest.approx(gradient.norm().item(), rel=0.02)
 
 
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize(("asked", "expected"), [("auto", None), (True, True), (False, False)])
+def test_bf16_auto_asks_the_processor(
+    monkeypatch: pytest.MonkeyPatch, native: bool, asked: Any, expected: bool | None
+) -> None:
+    monkeypatch.setattr(th.cpu, "_is_avx512_bf16_supported", lambda: native)
+    model = IBACSNI("MlpPolicy", "CartPole-v1", bf16=asked, device="cpu")
+    assert model.policy.noise.bf16 is (native if expected is None else expected)
+
+
 # ------------------------------------------------- SB3's contract, with images
 
 
