@@ -7,8 +7,10 @@ the frames that it has seen.
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib.util
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -177,3 +179,16 @@ def take_encoder(env_id: str, env_kwargs: dict[str, Any], single: bool = False) 
     if used != seen:
         warnings.warn(f"The encoder has seen frames of {seen}, these are of {used}.", stacklevel=3)
     return vae
+
+
+def encoder_digest(env_id: str, env_kwargs: Mapping[str, Any]) -> str | None:
+    """Return the sha256 of the encoder's file, None where the environment has none.
+
+    Args:
+        env_id: Id of the environment.
+        env_kwargs: Its keyword arguments.
+    """
+    if env_id != ENV_ID or env_kwargs.get("encoder") is None:
+        return None
+    with open(encoder_path(str(env_kwargs["encoder"]), ENV_ID), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -165,7 +165,7 @@ def _differences(found: Checkpoint, now: Mapping[str, Any]) -> list[str]:
     then = found.meta
     lines = [
         f"{name}: {then.get(name)!r} -> {now[name]!r}"
-        for name in ("class", "env", "seed", "dataset_fingerprint", "code")
+        for name in ("class", "env", "seed", "dataset_fingerprint", "encoder_sha256", "code")
         if then.get(name) != now[name]
     ]
     before, after = {**_DEFAULTS, **(then.get("settings") or {})}, now["settings"]

@@ -24,6 +24,7 @@ from rlzoo.core.tasks.scores import describe_scale
 from rlzoo.core.training_state import restore
 from rlzoo.data.recipes import default_for
 from rlzoo.data.transitions import Transitions
+from rlzoo.envs.car_racing import encoder_digest
 from rlzoo.envs.checks import policy_for
 from rlzoo.envs.training import EnvFailedError
 from rlzoo.errors import RefusedError
@@ -116,6 +117,8 @@ class Training:
         self.model = self._make_model(device)
         if self.settings.then_dream:
             dream.check_model(spec, self.model, self.settings.dream_model)
+        # Environments are made, so an encoder that they need is there.
+        self.encoder = encoder_digest(config.env_id, self.settings.env_kwargs)
         self.meta = self._facts()
         self.checkpoints = Checkpoints(
             run, self.model, self.settings.checkpoint_freq, seed, self.meta, progress,
@@ -238,6 +241,7 @@ class Training:
             "seed": self.seed,
             "settings": plain_settings(self.config),
             "dataset_fingerprint": self.source[1],
+            "encoder_sha256": self.encoder,
             "code": code_digest(self.spec),
         }
 
@@ -249,6 +253,7 @@ class Training:
             "seed": self.seed,
             "dataset": self.source[0],
             "dataset_fingerprint": self.source[1],
+            "encoder_sha256": self.encoder,
             "device": str(self.model.device),
             "machine": machine(self.model.device),
             "versions": library_versions(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from collections.abc import Callable
@@ -47,6 +48,14 @@ def test_from_frames_to_a_policy(
     assert evaluated.code == 0, evaluated.err
     assert json.loads(evaluated.out)["length_mean"] == 20
     assert (tmp_path / "run" / "pictures" / "episode_0.png").is_file()
+
+    # Another encoder makes other observations: the run would not go on as it was.
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["encoder_sha256"] == digest
+    assert rlzoo("encoder", *SMALL, "--seed", 5, "--overwrite").code == 0
+    refused = rlzoo("resume", "run", "--steps", 240)
+    assert refused.refused
+    assert "encoder_sha256" in refused.err
 
 
 @needs_car
