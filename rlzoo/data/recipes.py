@@ -29,9 +29,16 @@ ENV_NAMES: Mapping[str, str] = MappingProxyType(
 """Environment id to the name in a recipe's id."""
 
 BEHAVIOURS = ("random", "medium", "expert")
+MIXTURES: Mapping[str, tuple[str, ...]] = MappingProxyType({"medium-expert": ("medium", "expert")})
+"""Recipe to the recipes whose data stand one behind the other in it, in equal parts."""
+
+REPLAY = "medium-replay"
+REPLAY_SIZES: Mapping[str, int] = MappingProxyType({"Hopper-v4": 90_000, "HalfCheetah-v4": 60_000})
+"""Environment id to the steps of the training that ended in the medium behaviour."""
+
 STANDARD_SIZE = 1_000_000
 
-_SIZED = re.compile(r"(rlzoo/\w+/\w+)-([1-9]\d*)([km]?)-(v\d+)")
+_SIZED = re.compile(r"(rlzoo/\w+/[a-z]+(?:-[a-z]+)?)-([1-9]\d*)([km]?)-(v\d+)")
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
 
 
@@ -42,8 +49,9 @@ class Recipe:
     Attributes:
         id: Minari id; names every value that is not the default.
         env_id: Gymnasium id.
-        behaviour: ``"random"``, the level of a shipped behaviour, or ``"scripted"``
-            (:mod:`rlzoo.data.demonstrations`).
+        behaviour: ``"random"``, the level of a shipped behaviour, a key of ``MIXTURES``,
+            ``REPLAY`` (everything that the training of the medium behaviour saw), or
+            ``"scripted"`` (:mod:`rlzoo.data.demonstrations`).
         deterministic: Take the behaviour's deterministic actions. False as in D4RL.
         epsilon: Probability of a uniform action.
         gaussian_noise: Standard deviation of noise on actions scaled to [-1, 1].
@@ -70,16 +78,25 @@ class Recipe:
         """Return the recipe for another number of transitions, under an id of its own.
 
         Raises:
-            RefusedError: If the size is not a positive integer, or demonstrations are asked for,
-                which are counted in episodes.
+            RefusedError: If the size is not a positive integer, or less than one row for every part
+                of a mixture; for demonstrations, which are counted in episodes; for the replay of
+                a training, which has the size that it has.
         """
         if self.behaviour == "scripted":
             raise RefusedError(
                 f"{self.id} is counted in episodes, not in transitions.",
                 todo="Name their number: scripted-100ep-v0 has 100.",
             )
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise RefusedError(f"size={size!r} is out of range.", "Allowed: an integer >= 1.")
+        least = len(MIXTURES.get(self.behaviour, ("",)))
+        if isinstance(size, bool) or not isinstance(size, int) or size < least:
+            raise RefusedError(
+                f"size={size!r} is out of range.", f"Allowed: an integer >= {least}."
+            )
+        if self.behaviour == REPLAY:
+            raise RefusedError(
+                f"{self.id} has no other size than the {self.size:,} steps of its training.",
+                todo="Take it without a size, or a medium, expert or medium-expert data set.",
+            )
         sized = _SIZED.fullmatch(self.id)
         base = f"{sized[1]}-{sized[4]}" if sized else self.id
         if size == STANDARD_SIZE:
@@ -101,7 +118,13 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         f"rlzoo/{name}/{behaviour}-v0": Recipe(f"rlzoo/{name}/{behaviour}-v0", env_id, behaviour)
         for env_id, name in ENV_NAMES.items()
-        for behaviour in BEHAVIOURS
+        for behaviour in (*BEHAVIOURS, *MIXTURES)
+    }
+    | {
+        f"rlzoo/{name}/{REPLAY}-v0": Recipe(
+            f"rlzoo/{name}/{REPLAY}-v0", env_id, REPLAY, size=REPLAY_SIZES[env_id]
+        )
+        for env_id, name in ENV_NAMES.items()
     }
 )
 
@@ -165,7 +188,7 @@ def collect_recipe(
         recipe: From :func:`get_recipe`.
         make_env: Makes one environment of ``recipe.env_id``.
         workers: Processes.
-        work_dir: Folder for finished episodes, to go on after a kill.
+        work_dir: Folder for finished episodes, to go on after a kill; see :func:`work_folders`.
         progress: Called with ``(rows so far, size)``.
 
     Returns:
@@ -173,11 +196,19 @@ def collect_recipe(
         behaviour's weights), ``collection``, ``versions`` and ``cut_episodes`` in its metadata.
 
     Raises:
-        RefusedError: If the behaviour does not ship, or as ``collect`` does.
+        RefusedError: If the behaviour does not ship, or as ``collect`` does; for the replay of a
+            training, which :func:`rlzoo.runs.replay_recipe.collect_replay` collects.
     """
     from rlzoo.data.collect import collect
     from rlzoo.data.goals import without_actions
 
+    if recipe.behaviour == REPLAY:
+        raise RefusedError(
+            f"{recipe.id} is what a training saw, not what a policy does.",
+            todo=f"Collect it with: rlzoo collect {recipe.id}",
+        )
+    if recipe.behaviour in MIXTURES:
+        return _collect_mixture(recipe, make_env, workers, work_dir, progress)
     data = collect(
         make_env,
         _policy(recipe),
@@ -193,6 +224,46 @@ def collect_recipe(
         metadata={"id": recipe.id, "env_id": recipe.env_id, "recipe": recipe.as_dict()},
     )
     return without_actions(data) if recipe.state_only else data
+
+
+def parts_of(recipe: Recipe) -> list[Recipe]:
+    """Return the recipes of a mixture's parts, in order; an odd row belongs to the first one."""
+    names = MIXTURES[recipe.behaviour]
+    stem = recipe.id.rpartition("/")[0]
+    share, left = divmod(recipe.size, len(names))
+    return [
+        RECIPES[f"{stem}/{name}-v0"].with_size(share + (i < left)) for i, name in enumerate(names)
+    ]
+
+
+def _collect_mixture(
+    recipe: Recipe,
+    make_env: MakeEnv,
+    workers: int,
+    work_dir: str | Path | None,
+    progress: Progress | None,
+) -> Transitions:
+    from rlzoo.data.transitions import concatenate
+
+    done, parts = 0, []
+    for part in parts_of(recipe):
+        folder = None if work_dir is None else Path(work_dir) / part.behaviour
+        told = None if progress is None else _shifted(progress, done, recipe.size)
+        parts.append(collect_recipe(part, make_env, workers, folder, told))
+        done += part.size
+    return concatenate(
+        parts, {"id": recipe.id, "env_id": recipe.env_id, "recipe": recipe.as_dict()}
+    )
+
+
+def work_folders(recipe: Recipe, work_dir: str | Path) -> list[Path]:
+    """Return the folders in which a collection keeps what is finished, the outermost last."""
+    parts = [Path(work_dir) / name for name in MIXTURES.get(recipe.behaviour, ())]
+    return [*parts, Path(work_dir)]
+
+
+def _shifted(progress: Progress, done: int, size: int) -> Progress:
+    return lambda rows, _: progress(done + rows, size)
 
 
 def _policy(recipe: Recipe) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
+
+from rlzoo.errors import RefusedError
 
 PER_EPISODE = ("episode_seeds", "episode_successes", "episode_final_successes")
 """Lists in the metadata with one entry per episode."""
@@ -145,3 +147,51 @@ class Transitions:
                 "cut_episodes": [new for new, old in enumerate(chosen) if old in cut],
             },
         )
+
+
+def concatenate(parts: Sequence[Transitions], metadata: Mapping[str, Any]) -> Transitions:
+    """Return data sets of one environment one behind the other.
+
+    Args:
+        parts: At least one; their spaces are equal.
+        metadata: Of the whole; ``parts`` (the metadata of every part) and ``cut_episodes`` are
+            added, and the lists per episode that all parts have.
+
+    Raises:
+        RefusedError: If spaces differ.
+    """
+    first = parts[0]
+    for part in parts[1:]:
+        for name in ("observation_space", "action_space"):
+            if getattr(part, name) != getattr(first, name):
+                raise RefusedError(
+                    f"{part.dataset_id} and {first.dataset_id} have different {name}s.",
+                    f"{getattr(part, name)} and {getattr(first, name)}.",
+                )
+    counts = np.cumsum([0, *(part.n_episodes for part in parts)])
+    cut = [
+        int(i + shift)
+        for part, shift in zip(parts, counts, strict=False)
+        for i in part.metadata.get("cut_episodes", [])
+    ]
+    lists = {
+        name: [entry for part in parts for entry in part.metadata[name]]
+        for name in PER_EPISODE
+        if all(len(part.metadata.get(name, [])) == part.n_episodes for part in parts)
+    }
+    own = [
+        {k: v for k, v in part.metadata.items() if k not in (*PER_EPISODE, "cut_episodes")}
+        for part in parts
+    ]
+    lengths = np.concatenate([part.episode_lengths for part in parts])
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("observations", "actions", "rewards", "terminations", "truncations",
+                     "next_observations")
+    }  # fmt: skip
+    return replace(
+        first,
+        **columns,
+        episode_starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+        metadata={**metadata, **lists, "parts": own, "cut_episodes": cut},
+    )

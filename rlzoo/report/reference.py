@@ -32,7 +32,7 @@ _COUNTS = ("n", "steps")
 _NEEDED = ("paper", "source", "suite", "agent", "env", "metric")
 
 # A data set of a recipe (with or without a size) and the D4RL set that it stands for.
-_DATASET = re.compile(r"rlzoo/(\w+)/(\w+)(?:-[1-9]\d*[km]?)?-v\d+")
+_DATASET = re.compile(r"rlzoo/(\w+)/([a-z]+(?:-[a-z]+)?)(?:-[1-9]\d*[km]?)?-v\d+")
 _MUJOCO = re.compile(r"(\w+)-v[245]")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +23,7 @@ from rlzoo.data.collect import collect
 from rlzoo.data.demonstrations import SCRIPTED, scripted_recipe, slots_for, standard_recipes
 from rlzoo.data.goals import goal_layout, to_goal_episodes
 from rlzoo.data.load import is_pickle, load_dataset
-from rlzoo.data.recipes import RECIPES, Recipe, get_recipe
+from rlzoo.data.recipes import RECIPES, REPLAY, Recipe, get_recipe
 from rlzoo.data.sb3_buffers import to_replay_buffer
 from rlzoo.data.shards import discard
 from rlzoo.data.transitions import Transitions
@@ -156,6 +157,13 @@ def collect_recipe(
     """
     progress = progress or Silent()
     work_dir = _work_dir(recipe.id)
+    if recipe.behaviour == REPLAY:
+        # A training needs data sets and this module: imported when both are complete.
+        from rlzoo.runs.replay_recipe import collect_replay
+
+        stored = store(collect_replay(recipe, work_dir, progress), recipe.id, overwrite=True)
+        shutil.rmtree(work_dir, ignore_errors=True)
+        return stored
     progress.start(f"collecting {recipe.id}", recipe.size, "transitions")
     try:
         data = recipe_book.collect_recipe(
@@ -168,7 +176,8 @@ def collect_recipe(
     finally:
         progress.stop()
     stored = store(data, recipe.id, overwrite=True)
-    discard(work_dir)
+    for folder in recipe_book.work_folders(recipe, work_dir):
+        discard(folder)
     return stored
 
 
