@@ -15,14 +15,13 @@ from rlzoo.benchmark import Cell, Suite, cells, known_suites, load_suite
 from rlzoo.config import resolve
 from rlzoo.data.recipes import get_recipe
 from rlzoo.errors import RefusedError
-from rlzoo.report.reference import load_reference
+from rlzoo.report.reference import load_reference, published
 from rlzoo.runs.train import TrainRequest, settings_of
 
 SIZES = {
-    **dict.fromkeys(
-        ("atari", "control", "goals", "mujoco", "multiroom"), ("smoke", "small", "paper")
-    ),
+    **dict.fromkeys(("atari", "control", "goals", "multiroom"), ("smoke", "small", "paper")),
     "coinrun": ("smoke", "cpu", "paper"),
+    "mujoco": ("smoke", "small", "figure", "paper"),
 }
 SHIPPED = [(suite, size) for suite, sizes in sorted(SIZES.items()) for size in sizes]
 # These need an extra; test_atari_suite.py and test_coinrun_suite.py make the environments.
@@ -116,13 +115,13 @@ def test_every_cell_fits_its_agent_and_environment(name: str, size: str) -> None
         if name in BOXES:
             spaces[cell.env] = "Box"
         if cell.env not in spaces:
-            env = gym.make(cell.env)
+            env = gym.make(cell.env_id)
             spaces[cell.env] = type(env.action_space).__name__
             env.close()
         assert spaces[cell.env] in spec.action_spaces
         assert (cell.dataset is not None) == spec.needs_data
         if cell.dataset is not None:
-            assert get_recipe(cell.dataset).env_id == cell.env
+            assert get_recipe(cell.dataset).env_id == cell.env_id
             # Otherwise the whole run would be warm-up.
             assert size == "paper" or config.agent_values().get("warmup_steps", 0) < cell.steps
 
@@ -296,3 +295,17 @@ def test_mistakes_are_refused_with_their_line(
         load_suite(file)
     assert str(caught.value).startswith(f"{file}:{line}: ")
     assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_the_data_of_a_label_find_their_published_numbers() -> None:
+    """Of a suite with several data sets per robot, each is compared with its own."""
+    suite = load_suite("mujoco")
+    for cell in cells(suite, "paper"):
+        name, _, data = cell.env.partition("@")
+        wanted = f"{name.partition('-')[0].lower()}-{data or 'medium'}-v0"
+        published_env = suite.envs[cell.env].published or cell.env
+        found = published("mujoco", "bear", published_env, "normalized", cell.dataset)
+        if data != "expert":  # nobody printed BEAR's expert rows of D4RL's
+            assert found is not None
+            assert found.env == wanted
+        assert get_recipe(cell.dataset or "").behaviour == (data or "medium")
