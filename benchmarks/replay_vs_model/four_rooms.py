@@ -1,6 +1,6 @@
 """Four rooms: replay against a wrong model, planned forward or backward, over the model's error.
 
-    python benchmarks/replay_vs_model/four_rooms.py [--seeds 240] [--steps 10000]
+    python -m benchmarks.replay_vs_model.four_rooms [--seeds 240] [--steps 10000]
 
 The protocol and the numbers of the column "page" are those of the paper page, section 4; why
 they are computed there and not taken from the paper stands in the README of this folder.
@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from output import FOLDER, new_figure, provenance, publish, table
 
+from benchmarks.output import folder, new_figure, provenance, publish, table
 from rlzoo.agents.dyna_dqn.tabular_planning import Planning
 from rlzoo.envs.grid import four_rooms
 
@@ -170,7 +170,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--seeds", type=int, default=240, help="runs per row (page: 24)")
     parser.add_argument("--steps", type=int, default=10_000, help="real steps per run")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the results")
+    parser.add_argument(
+        "--out", type=Path, default=folder("replay_vs_model"), help="of the results"
+    )
     options = parser.parse_args()
     outcomes, begin = [], time.process_time()
     for row in ROWS:

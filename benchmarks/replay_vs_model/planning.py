@@ -1,6 +1,6 @@
 """Replay against models: one Q network, one update, the same P, five sources of transitions.
 
-    python benchmarks/replay_vs_model/planning.py [--size smoke|small] [--jobs 2] [--seeds N]
+    python -m benchmarks.replay_vs_model.planning [--size smoke|small] [--jobs 2] [--seeds N]
 
 CartPole, Catch and MiniGrid-Empty-8x8 (extra ``minigrid``). Only ``source`` differs between the
 rows, see ``rlzoo/agents/dyna_dqn``. ``smoke`` shows in a minute that everything runs, and nothing
@@ -23,9 +23,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from output import FOLDER, new_figure, provenance, publish, table
 
 import rlzoo.envs  # noqa: F401 - registers Catch
+from benchmarks.output import folder, new_figure, provenance, publish, table
 from rlzoo import DynaDQN
 
 SOURCES: dict[str, dict[str, Any]] = {
@@ -223,7 +223,9 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="smoke", help="how much is run")
     parser.add_argument("--seeds", type=int, help="seeds per cell, instead of the size's")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the results")
+    parser.add_argument(
+        "--out", type=Path, default=folder("replay_vs_model"), help="of the results"
+    )
     given = parser.parse_args()
     size = SIZES[given.size]
     size = Size(size.share, given.seeds or size.seeds, size.evaluations, size.episodes)

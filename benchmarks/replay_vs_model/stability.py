@@ -1,6 +1,6 @@
 """Stability: when linear values learned from a model's outcomes diverge, and replay's do not.
 
-    python benchmarks/replay_vs_model/stability.py
+    python -m benchmarks.replay_vs_model.stability
 
 The cases and the numbers of the column "page" are those of the paper page, section 2.2.
 """
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from output import FOLDER, new_figure, provenance, publish, table
 
+from benchmarks.output import folder, new_figure, provenance, publish, table
 from rlzoo.agents.dyna_dqn.key_matrix import (
     Statistics,
     buffer_statistics,
@@ -224,7 +224,9 @@ def main() -> None:
     """Compute everything and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--mdps", type=int, default=MDPS, help="random processes")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the results")
+    parser.add_argument(
+        "--out", type=Path, default=folder("replay_vs_model"), help="of the results"
+    )
     options = parser.parse_args()
     limits = [[name, f"{ours:.12f}", f"{closed:.12f}", f"{page:g}"]
               for name, ours, closed, page in thresholds()]  # fmt: skip

@@ -24,12 +24,12 @@ ROOT = Path(rlzoo.__file__).parents[1]
 def test_a_script_leaves_a_table_a_figure_and_the_numbers(
     name: str, options: list[str], expected: str, records: int, tmp_path: Path
 ) -> None:
-    script = f"benchmarks/replay_vs_model/{name}.py"
-    command = [sys.executable, script, *options, "--out", str(tmp_path)]
+    module = f"benchmarks.replay_vs_model.{name}"
+    command = [sys.executable, "-m", module, *options, "--out", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     text = (tmp_path / f"{name}.md").read_text()
     assert expected in text
-    assert f"`python {script} {' '.join(options)}" in text
+    assert f"`python -m {module} {' '.join(options)}" in text
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     facts, *results = map(json.loads, (tmp_path / f"{name}.jsonl").read_text().splitlines())
     assert {"command", "commit", "seeds"} <= facts.keys()

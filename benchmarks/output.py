@@ -15,14 +15,18 @@ from matplotlib.figure import Figure
 from rlzoo.report.tables import markdown_table
 from rlzoo.runs.provenance import commit, machine
 
-FOLDER = Path("benchmarks/results/replay_vs_model")
+
+def folder(name: str) -> Path:
+    """Return the folder of an experiment's results, from the root of the project."""
+    return Path("benchmarks/results") / name
 
 
 def provenance(**facts: Any) -> dict[str, Any]:
     """Return command, commit, versions and machine beside other facts, such as seeds."""
     import torch
 
-    command = " ".join(["python", *sys.argv])
+    script = Path(sys.argv[0]).resolve().relative_to(Path(__file__).resolve().parents[1])
+    command = " ".join(["python -m", ".".join(script.with_suffix("").parts), *sys.argv[1:]])
     return {
         "command": command,
         "commit": commit(),
