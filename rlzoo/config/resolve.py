@@ -3,8 +3,9 @@
 Layers, the later one wins: constructor, ``PRESETS[preset]`` of the class,
 ``configs/<agent>/default.yaml``, ``configs/<agent>/<family>.yaml`` (``atari.yaml``),
 ``configs/<agent>/<env-id>.yaml``, ``--config FILE``, ``--set``.
-In a file the section ``all`` comes before ``presets.<preset>``. Mappings called ``...kwargs`` are
-merged key by key, all else is replaced.
+In a file the section ``all`` comes before ``presets.<preset>``; there ``like: NAME`` stands for the
+values of ``PRESETS[NAME]`` of the class, before what else the section has. Mappings called
+``...kwargs`` are merged key by key, all else is replaced.
 """
 
 from __future__ import annotations
@@ -162,8 +163,7 @@ def resolve(
     files = _load_files(agent_spec, env_id, config_file)
     chosen, chosen_by = _choose_preset(agent_class, files, preset, device_type)
     merger = _Merger(agent_class)
-    for name, value in getattr(agent_class, "PRESETS", {}).get(chosen, {}).items():
-        merger.put("agent", name, value, f"preset {chosen} ({agent_class.__name__}.PRESETS)")
+    merger.put_preset(chosen)
     for file in files:
         for path in (("all",), ("presets", chosen)):
             merger.put_section(file, path)
@@ -204,6 +204,7 @@ class _Merger:
 
     def __init__(self, agent_class: type[Any]) -> None:
         self.owner = agent_class.__name__
+        self.presets: dict[str, dict[str, Any]] = getattr(agent_class, "PRESETS", {})
         self.policy = policy_arguments(agent_class)
         self.arguments: dict[str, dict[str, Argument]] = {
             "agent": arguments_of(agent_class),
@@ -228,9 +229,25 @@ class _Merger:
             source = f"{before.source}, {source}"
         self.values[section][name] = Value(checked, source)
 
+    def put_preset(self, name: str, where: str = "") -> None:
+        """Take the values that the class has for a preset, if it has any."""
+        for argument, value in self.presets.get(name, {}).items():
+            source = f"preset {name} ({self.owner}.PRESETS)"
+            self.put("agent", argument, value, f"{source}, {where}" if where else source)
+
     def put_section(self, file: _File, path: tuple[str, ...]) -> None:
-        """Take the sections ``agent`` and ``run`` below a path of a file."""
-        for section in file.mapping(*path):
+        """Take ``like`` and the sections ``agent`` and ``run`` below a path of a file."""
+        sections = file.mapping(*path)
+        if path[0] == "presets" and (like := sections.pop("like", None)) is not None:
+            where = file.at(*path, "like")
+            if like not in self.presets:
+                raise RefusedError(
+                    f"{where}: {self.owner} has no preset {like!r}. "
+                    f"{did_you_mean(str(like), self.presets)}".rstrip(),
+                    f"Presets of the class: {', '.join(self.presets)}.",
+                )
+            self.put_preset(like, where)
+        for section in sections:
             _known_key(section, self.arguments, file.at(*path, section))
             for name, value in file.mapping(*path, section).items():
                 self.put(section, name, value, file.at(*path, section, name))

@@ -143,6 +143,35 @@ def test_kwargs_are_merged_and_name_all_their_sources(tmp_path: Path) -> None:
     assert Toy.PRESETS["small"]["policy_kwargs"] == {"width": 8}
 
 
+def test_a_preset_of_a_file_may_be_like_one_of_the_class(tmp_path: Path) -> None:
+    text = "presets:\n  mine:\n    agent: {gamma: 0.7}\n    like: small\n"
+    file = write(tmp_path, text)
+    config = resolve(TOY, preset="mine", config_file=file)
+    assert config.agent["bounds"].value == (-1.0, 1.0)
+    assert config.agent["bounds"].source == f"preset small (Toy.PRESETS), {file}:4"
+    assert config.agent["gamma"].value == 0.7  # like comes first, wherever it stands
+    write(tmp_path, text.replace("like: small", "like: smal"))
+    with pytest.raises(RefusedError, match=r":4: Toy has no preset 'smal'. Did you mean 'small'"):
+        resolve(TOY, preset="mine", config_file=file)
+    write(tmp_path, "all:\n  like: small\n")
+    with pytest.raises(RefusedError, match="unknown key 'like'"):
+        resolve(TOY, preset="small", config_file=file)
+
+
+@pytest.mark.parametrize("planner", ["cem", "adam"])
+@pytest.mark.parametrize(
+    ("env_id", "row"),
+    [("rlzoo/PETSCartPole-v0", "cartpole"), ("rlzoo/Ant30-v0", "ant"), ("Hopper-v5", "cheetah")],
+)
+def test_the_planners_of_dae_mpc_have_the_row_of_the_task(
+    env_id: str, row: str, planner: str
+) -> None:
+    spec = AGENTS["dae-mpc"]
+    found = resolve(spec, env_id, planner).agent_values()
+    wanted = spec.load_class().PRESETS[f"{row}_{planner}"]
+    assert {name: found[name] for name in wanted} == wanted
+
+
 def test_only_what_differs_from_the_constructor_is_built() -> None:
     config = resolve(TOY, preset="paper", overrides=["samples=1e1"])
     assert config.build() == {"samples": 10}

@@ -114,7 +114,7 @@ def test_no_number_is_there_twice(file: Path) -> None:
         ("control", "obsdrop-p5", "CartPoleSwingUpHard-v0", "return", None, 519, 50, 10),
         ("control", "obsdrop-p30", "CarRacing-v3", "return", None, 800, 18, 5),
         ("control", "obsdrop-p40", "CarRacing-v3", "probe_return", None, 785, 63, 5),
-        ("control", "dae-mpc-cem", "rlzoo/PETSHalfCheetah-v0", "return", None, 12967, 3216, 3),
+        ("planning", "dae-mpc-cem", "rlzoo/PETSHalfCheetah-v0", "return", None, 12967, 3216, 3),
         ("control", "random", "Pendulum-v1", "return", None, -1239, 271, None),
     ],
 )  # fmt: skip

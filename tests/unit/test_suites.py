@@ -19,7 +19,9 @@ from rlzoo.report.reference import load_reference, published
 from rlzoo.runs.train import TrainRequest, settings_of
 
 SIZES = {
-    **dict.fromkeys(("atari", "control", "goals", "multiroom"), ("smoke", "small", "paper")),
+    **dict.fromkeys(
+        ("atari", "control", "goals", "multiroom", "planning"), ("smoke", "small", "paper")
+    ),
     "coinrun": ("smoke", "cpu", "paper"),
     "mujoco": ("smoke", "small", "figure", "paper"),
 }
