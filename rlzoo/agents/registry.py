@@ -78,7 +78,7 @@ AGENTS: dict[str, AgentSpec] = {
         AgentSpec(
             "dae-mpc", "rlzoo.agents.dae_mpc:DAEMPC", _BOX, False, "Pendulum-v1",
             "plans through a learnt model, held to familiar ground by a denoising autoencoder",
-            "1903.11981",
+            "1903.11981", pictures="rlzoo.agents.dae_mpc.pictures",
         ),
         AgentSpec(
             "der", "rlzoo.agents.der:DER", ("Discrete",), False, "CartPole-v1",

@@ -11,9 +11,12 @@ import contextlib
 import csv
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from stable_baselines3.common.logger import CSVOutputFormat, Logger, filter_excluded_keys
 
 from rlzoo.core.safe_files import remove_leftovers, write_atomic
@@ -43,6 +46,23 @@ def run_logger(folder: Path, warn: Warn, after: int | None = None) -> Logger:
             remove_leftovers(folder)
     outputs = [CsvOutput(folder / CSV_NAME, warn, after), TensorBoardOutput(folder, warn, after)]
     return RunLogger(str(folder), outputs)
+
+
+def add_images(folder: Path, files: Mapping[str, Path], step: int, warn: Warn) -> None:
+    """Show pictures in TensorBoard, as ``pictures/<name>``.
+
+    Args:
+        folder: Run folder, whose logger has been closed.
+        files: Name to PNG file.
+        step: Step that they belong to, the last one of the run.
+        warn: As in :func:`run_logger`.
+    """
+    output = TensorBoardOutput(folder, warn, step)
+    for name, file in files.items():
+        with Image.open(file) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        output.writer.add_image(f"pictures/{name}", pixels, step, dataformats="HWC")
+    output.close()
 
 
 class RunLogger(Logger):

@@ -1,10 +1,10 @@
-"""Pictures of agents that believe something other than what they see: real against believed.
+"""Pictures of agents that believe or imagine something other than what they see.
 
 Which agents these are, and who draws them, is in the registry (``pictures``). The module has
 
 - ``Witness(model, seed)``: plays as the model does; ``trajectory()`` is what it saw and believed;
-- ``filmstrip(trajectory, cart_pole, title)``: a matplotlib figure;
-- ``frames(trajectory, cart_pole)``: images of the same size, and ``FPS``, how fast they are shown.
+- ``filmstrip(trajectory, title)``: a matplotlib figure;
+- ``frames(trajectory)``: images of the same size, and ``FPS``, how fast they are shown.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from rlzoo.agents.registry import AGENTS, AgentSpec
 from rlzoo.core.model_file import read_description
 from rlzoo.core.portable import class_path
 from rlzoo.core.safe_files import temporary_name, write_atomic
-from rlzoo.core.swingup import CartPoleSwingUp
 from rlzoo.envs import make_vec
 from rlzoo.envs.checks import check_env_id
 from rlzoo.errors import RefusedError, RlzooError
@@ -137,13 +136,12 @@ def _draw(
         witness, env, 1, seed, deterministic=deterministic, first=index, epsilon=epsilon
     )
     trajectory = witness.trajectory()
-    cart_pole = env.observation_space == CartPoleSwingUp().observation_space
     title = f"{spec.name} on {env_id}, return {returns[0]:.0f}"
     image = io.BytesIO()
-    module.filmstrip(trajectory, cart_pole, title).savefig(image, format="png", dpi=100)
+    module.filmstrip(trajectory, title).savefig(image, format="png", dpi=100)
     filmstrip = file.with_suffix(".png")
     write_atomic(filmstrip, image.getvalue())
-    write_film(module.frames(trajectory, cart_pole), file, module.FPS)
+    write_film(module.frames(trajectory), file, module.FPS)
     cut = limit is not None and int(lengths[0]) >= limit
     return Recorded(file, float(returns[0]), int(lengths[0]), cut, filmstrip)
 

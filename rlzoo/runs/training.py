@@ -35,7 +35,7 @@ from rlzoo.runs.checkpoints import Checkpoints
 from rlzoo.runs.datasets import ensure_dataset, ensure_demonstrations
 from rlzoo.runs.directory import RunDirectory
 from rlzoo.runs.evaluate import Evaluation, RandomShare, make_eval_env
-from rlzoo.runs.outputs import run_logger
+from rlzoo.runs.outputs import add_images, run_logger
 from rlzoo.runs.progress import Progress
 from rlzoo.runs.provenance import code_digest, commit, machine, plain_settings
 from rlzoo.runs.record import record_episodes
@@ -368,11 +368,13 @@ class Training:
     def _draw(self) -> None:
         """Draw what the final policy believes; a warning at most: the training is done."""
         file = self.run.path / "pictures" / f"episode_0{pictures.suffix()}"
-        pictures.draw_episodes(
+        drawn = pictures.draw_episodes(
             self.model, self.spec, self.config.env_id, [file], self.seed,
             deterministic=self.settings.eval_deterministic, env_kwargs=self.settings.env_kwargs,
             epsilon=self.settings.eval_epsilon, tolerant=True,
         )  # fmt: skip
+        pages = {f.stem: f for f in (record.filmstrip for record in drawn) if f is not None}
+        add_images(self.run.path, pages, self.model.num_timesteps, self.progress.message)
 
     def _protocol(self) -> dict[str, Any]:
         """Return how the policies were evaluated, for the record."""

@@ -82,7 +82,8 @@ def cart_pole(steps: int = 9) -> Trajectory:
     real = np.array([at(-1.0)] * steps, np.float32)
     peeks = np.zeros(steps, bool)
     peeks[5] = True
-    return Trajectory(real, np.array([at(1.0)] * steps, np.float32), peeks, np.zeros((steps, 1)))
+    believed = np.array([at(1.0)] * steps, np.float32)
+    return Trajectory(real, believed, peeks, np.zeros((steps, 1)), cart_pole=True)
 
 
 def colour(image: np.ndarray, x: float) -> tuple[int, ...]:
@@ -95,7 +96,7 @@ def colour(image: np.ndarray, x: float) -> tuple[int, ...]:
 
 
 def test_the_real_cart_is_solid_the_believed_one_faint_and_peeks_flash() -> None:
-    shown = list(frames(cart_pole(), cart_pole=True))
+    shown = list(frames(cart_pole()))
     assert [image.shape for image in shown] == [(400, 600, 3)] * 3  # steps 0, 4 and 8
     blind, _, looked = shown
     real, believed, nothing = (colour(blind, x) for x in (-1, 1, 2.7))
@@ -112,8 +113,8 @@ def test_beliefs_that_have_run_away_are_drawn_out_of_sight() -> None:
     found = cart_pole()
     found.predicted[2:] = np.nan
     found.predicted[1] = 1e30
-    assert len(list(frames(found, cart_pole=True))) == 3
-    filmstrip(found, cart_pole=True).canvas.draw()
+    assert len(list(frames(found))) == 3
+    filmstrip(found).canvas.draw()
 
 
 def lines(size: int, steps: int = 30) -> Trajectory:
@@ -127,7 +128,7 @@ def lines(size: int, steps: int = 30) -> Trajectory:
 @pytest.mark.parametrize("size", [1, 5, 16])
 def test_every_dimension_is_a_pair_of_lines_with_ticks_at_the_peeks(size: int) -> None:
     found = lines(size)
-    figure = filmstrip(found, cart_pole=False, title="x")
+    figure = filmstrip(found, title="x")
     panels = [axes for axes in figure.axes if axes.get_visible()]
     assert len(panels) == size
     for index, axes in enumerate(panels):
@@ -140,13 +141,13 @@ def test_every_dimension_is_a_pair_of_lines_with_ticks_at_the_peeks(size: int) -
 
 def test_many_dimensions_are_two_images() -> None:
     found = lines(50)
-    real, believed = filmstrip(found, cart_pole=False).axes
+    real, believed = filmstrip(found).axes
     np.testing.assert_array_equal(real.images[0].get_array(), found.real.T)
     np.testing.assert_array_equal(believed.images[0].get_array(), found.believed.T)
 
 
 def test_a_line_moves_over_the_page_and_flashes_at_peeks() -> None:
-    shown = list(frames(lines(2), cart_pole=False))
+    shown = list(frames(lines(2)))
     assert len(shown) == 30
     changed = [np.flatnonzero((image != shown[29]).any((0, 2))) for image in shown[:29]]
     firsts = [columns[0] for columns in changed]
@@ -169,7 +170,7 @@ def test_films_are_read_back(tmp_path: Path, name: str) -> None:
     if name.endswith("mp4"):
         pytest.importorskip("imageio_ffmpeg")
         iio = pytest.importorskip("imageio.v3")
-    drawn = list(frames(lines(5), cart_pole=False))
+    drawn = list(frames(lines(5)))
     write_film(iter(drawn), tmp_path / name, FPS)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     if name.endswith("gif"):

@@ -9,8 +9,7 @@ import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from tqdm import tqdm
 
-from rlzoo.agents.dae_mpc.denoiser import plan_windows
-from rlzoo.agents.dae_mpc.fitting import error_quantile, prediction_error, window_errors
+from rlzoo.agents.dae_mpc.fitting import error_quantile, prediction_error
 from rlzoo.agents.dae_mpc.memory import Stored, from_buffer, from_dataset
 from rlzoo.core.dataset_buffer import TransitionsLike
 from rlzoo.errors import FailedError, RefusedError
@@ -114,14 +113,9 @@ def plan_errors(agent: DAEMPC, start: th.Tensor) -> th.Tensor:
         ``[H - w + 1, B]``, without hinge or target.
     """
     policy = agent.policy
-    if policy.denoiser is None:
-        raise RefusedError("There is no denoiser to tell what is familiar.", "Allowed: dae=True.")
     with th.no_grad():
         decided, _ = policy.decide(start, None, None, deterministic=True)
-        pairs = policy.dynamics.rollout(start, decided.plans.unsqueeze(2)).pairs
-        seen = pairs if policy.columns is None else pairs.index_select(-1, policy.columns)
-        windows = plan_windows(seen, agent.window)
-        return window_errors(policy.denoiser, windows.flatten(0, 1)).view(windows.shape[:2])
+        return policy.errors(policy.dynamics.rollout(start, decided.plans.unsqueeze(2)).pairs)
 
 
 def choose_alpha(agent: DAEMPC, held: Stored) -> tuple[tuple[float, float], ...]:

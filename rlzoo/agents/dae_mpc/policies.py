@@ -15,7 +15,7 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_ima
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
 from rlzoo.agents.dae_mpc.decision import Decided, Decider
-from rlzoo.agents.dae_mpc.denoiser import Denoiser, Penalty
+from rlzoo.agents.dae_mpc.denoiser import Denoiser, Penalty, plan_windows
 from rlzoo.agents.dae_mpc.dynamics import DynamicsModel, Propagation
 from rlzoo.agents.dae_mpc.objective import Objective, Score
 from rlzoo.agents.dae_mpc.planners import PlannerSettings, move_on
@@ -238,9 +238,29 @@ class MpcPolicy(BasePolicy):
     @th.no_grad()
     def imagine(self, obs: th.Tensor, plans: th.Tensor) -> Score:
         """Return what the model says of plans ``[H, n, A]``; each ``[n, 1]``."""
-        return self.objective(obs, plans.unsqueeze(2), self._fixed_generator(), familiar=True)
+        return self.objective(obs, plans.unsqueeze(2), self.fixed_generator(), familiar=True)
 
-    def _fixed_generator(self) -> th.Generator | None:
+    def errors(self, pairs: th.Tensor) -> th.Tensor:
+        """Return the denoiser's error of every window of plans, without hinge or target.
+
+        Args:
+            pairs: Of a rollout, ``[H, R, d]``.
+
+        Returns:
+            ``[H - w + 1, R]``, in normalised units.
+
+        Raises:
+            RefusedError: If there is no denoiser.
+        """
+        if self.denoiser is None:
+            raise RefusedError(
+                "There is no denoiser to tell what is familiar.", "Allowed: dae=True."
+            )
+        seen = pairs if self.columns is None else pairs.index_select(-1, self.columns)
+        return Penalty()(self.denoiser, plan_windows(seen, self.spec.window))
+
+    def fixed_generator(self) -> th.Generator | None:
+        """Return a generator of always the same particles; None where there are none."""
         if self.dynamics.n_particles == 1:
             return None
         return th.Generator(self.device).manual_seed(0)

@@ -30,29 +30,27 @@ _STRIDE = round(1 / DT / FPS)  # steps per frame of the swing-up
 _DPI = 100
 
 
-def filmstrip(trajectory: Trajectory, cart_pole: bool, title: str = "") -> Figure:
+def filmstrip(trajectory: Trajectory, title: str = "") -> Figure:
     """Draw a whole episode on one page.
 
     Args:
         trajectory: The episode.
-        cart_pole: Whether observations are those of the swing-up, [x, dx/dt, cos, sin, dtheta/dt].
         title: Above it.
     """
-    figure = _cart_pole_page(trajectory) if cart_pole else _lines_page(trajectory)
+    figure = _cart_pole_page(trajectory) if trajectory.cart_pole else _lines_page(trajectory)
     looks = f"{int(trajectory.peeks.sum()):,} peeks in {len(trajectory):,} steps"
     figure.suptitle(f"{title}: {looks}" if title else looks)
     return figure
 
 
-def frames(trajectory: Trajectory, cart_pole: bool) -> Iterator[NDArray[np.uint8]]:
+def frames(trajectory: Trajectory) -> Iterator[NDArray[np.uint8]]:
     """Draw an episode frame by frame, ``[height, width, 3]`` with even sides.
 
     Args:
-        trajectory: The episode.
-        cart_pole: As for :func:`filmstrip`. Its frames are 4 steps apart; those of other tasks so
+        trajectory: The episode. Frames of the cart-pole are 4 steps apart; those of other tasks so
             many that there are at most 250.
     """
-    return _cart_pole_frames(trajectory) if cart_pole else _line_frames(trajectory)
+    return _cart_pole_frames(trajectory) if trajectory.cart_pole else _line_frames(trajectory)
 
 
 def shown_steps(n_steps: int, cart_pole: bool) -> list[int]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlzoo.core.seeding import stream
+from rlzoo.core.swingup import CartPoleSwingUp
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class Trajectory:
             for which there is no prediction, what was seen.
         peeks: Whether the true observation was seen, ``[T]``, bool; the first one always.
         actions: ``[T, ...]``, in the units of the environment.
+        cart_pole: Whether observations are those of the swing-up, [x, dx/dt, cos, sin, dtheta/dt].
     """
 
     real: NDArray[np.float32]
     predicted: NDArray[np.float32]
     peeks: NDArray[np.bool_]
     actions: NDArray[Any]
+    cart_pole: bool = False
 
     @property
     def believed(self) -> NDArray[np.float32]:
@@ -94,4 +97,5 @@ class Witness:
         return Trajectory(
             np.stack(real), np.stack(predicted).astype(np.float32), np.array(peeks, bool),
             np.stack(actions),
+            self.model.observation_space == CartPoleSwingUp().observation_space,
         )  # fmt: skip
