@@ -67,8 +67,23 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     # The theory of the paper on tables.
     "benchmarks.bear": ("rlzoo.agents.bear", "rlzoo.report", "rlzoo.runs"),
-    # A supervised experiment with the agent's idea alone.
-    "benchmarks.ibac_sni": ("rlzoo.agents.ibac_sni", "rlzoo.envs", "rlzoo.report", "rlzoo.runs"),
+    # Plans of the agent itself, played in the environment.
+    "benchmarks.dae_mpc": (
+        "rlzoo.agents.dae_mpc",
+        "rlzoo.core",
+        "rlzoo.data",
+        "rlzoo.envs",
+        "rlzoo.report",
+        "rlzoo.runs",
+    ),
+    # A supervised experiment with the agent's idea alone; values of the agent's checkpoints.
+    "benchmarks.ibac_sni": (
+        "rlzoo.agents.ibac_sni",
+        "rlzoo.core",
+        "rlzoo.envs",
+        "rlzoo.report",
+        "rlzoo.runs",
+    ),
     # The paper's question, asked with the agent's tables and key matrices.
     "benchmarks.replay_vs_model": (
         "rlzoo.agents.dyna_dqn",
