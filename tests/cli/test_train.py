@@ -17,8 +17,8 @@ from rlzoo.config import load_yaml
 FIELDS = {
     "agent", "preset", "env", "seed", "dataset", "dataset_fingerprint", "encoder_sha256",
     "total_timesteps", "final", "best", "curve", "wall_seconds", "checkpoint_seconds",
-    "steps_per_second", "device", "versions", "commit", "command", "machine", "evaluation", "metrics", "metric_curves",
-    "splits",
+    "steps_per_second", "device", "versions", "commit", "command", "machine",
+    "evaluation", "metrics", "metric_curves", "splits",
 }  # fmt: skip
 
 
